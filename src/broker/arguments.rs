@@ -1,0 +1,1 @@
+//! Which arguments each queue type of each version knows, and what values they take.

@@ -1,0 +1,1 @@
+//! Which value wins where argument, policy and operator policy meet.

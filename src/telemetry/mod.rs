@@ -1,0 +1,1 @@
+//! Logs for the person who runs the command. Does not know what is logged.

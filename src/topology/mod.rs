@@ -1,0 +1,5 @@
+//! Topology under version control: what the file says, what is wrong with it, what would have to change.
+//!
+//! This room does not know how a broker is spoken to: it sees snapshots and changes.
+
+pub mod model;
