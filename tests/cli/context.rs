@@ -20,8 +20,8 @@ fn a_context_is_added_used_shown_and_removed() {
     machine.run("context add local --broker amqp://guest:guest@localhost").ok();
     assert_eq!(
         machine.run("context list").shown(),
-        "   NAME   BROKER                            VHOST  NOTES\n\
-         *  prod   amqps://nexus@rabbit.example      shop   protected\n   \
+        "   NAME   BROKER                        VHOST  NOTES\n\
+         *  prod   amqps://nexus@rabbit.example  shop   protected\n   \
          local  amqp://guest:****@localhost\n"
     );
     assert_eq!(machine.run("context current").ok(), "prod\n");
@@ -47,19 +47,27 @@ fn settings_fold_in_order_and_tell_where_they_came_from() {
         .ok();
     machine.write("nexus.yaml", "apiVersion: nexus/v1\nkind: Project\nname: shop\ntimeout: 1s\n");
     machine.set("NEXUSCTL_VHOST", "other");
+    let shown = machine.run("context show --effective --read-only -o json").json();
+    let settings: Vec<String> = shown["settings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| format!("{}={} ({})", s["name"], s["value"], s["origin"]).replace('"', ""))
+        .collect();
     assert_eq!(
-        machine.run("context show --effective --read-only -o table").ok(),
-        "SETTING    VALUE                            FROM\n\
-         context    prod                             current context\n\
-         project    [root]/work                      project nexus.yaml\n\
-         amqp_url   amqp://nexus@rabbit.example      context prod\n\
-         vhost      other                            environment NEXUSCTL_VHOST\n\
-         password   the file [root]/work/secret.txt  context prod\n\
-         timeout    5s                               context prod\n\
-         protected  false                            default\n\
-         read_only  true                             flag --read-only\n\
-         output     table                            flag --output\n\
-         state      [root]/work/.nexus/state.db      default\n"
+        settings,
+        [
+            "context=prod (current context)",
+            "project=[root]/work (project nexus.yaml)",
+            "amqp_url=amqp://nexus@rabbit.example (context prod)",
+            "vhost=other (environment NEXUSCTL_VHOST)",
+            "password=the file [root]/work/secret.txt (context prod)",
+            "timeout=5s (context prod)",
+            "protected=false (default)",
+            "read_only=true (flag --read-only)",
+            "output=json (flag --output)",
+            "state=[root]/work/.nexus/state.db (default)",
+        ]
     );
     // The context's output format is taken when nothing stronger is said.
     assert_eq!(machine.run("context show --effective").json()["kind"], "EffectiveSettings");
@@ -112,7 +120,7 @@ fn a_wrong_file_of_contexts_shows_every_finding_with_its_line() {
     let ran = machine.run("context list");
     assert_eq!(ran.status, 78);
     assert!(ran.stderr.contains("config.yaml:1:1"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("config.yaml:3:15"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("config.yaml:3:16"), "{}", ran.stderr);
     assert!(ran.stderr.contains("did you mean `current`?"), "{}", ran.stderr);
 }
 

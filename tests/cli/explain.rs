@@ -30,7 +30,7 @@ fn help_and_version_go_to_stdout_and_usage_errors_to_stderr_with_status_64() {
         ran.shown(),
         "------- stderr -------\nerror: unexpected argument '--colour' found\n\n\
          hint: tip: a similar argument exists: '--color'\n\n\
-         Usage: nexusctl explain [OPTIONS] [CODE]\n\nFor more information, try '--help'.\n\
+         Usage: nexusctl explain --color <WHEN> [CODE]\n\nFor more information, try '--help'.\n\
          [exit status: 64]\n"
     );
     let ran = machine.run("");
