@@ -2,4 +2,12 @@
 //!
 //! This room does not know how a broker is spoken to: it sees snapshots and changes.
 
+pub mod expand;
+pub mod explain;
+pub mod graph;
+pub mod lint;
 pub mod model;
+pub mod route;
+pub mod spec;
+
+pub use model::{Desired, External, Naming, Origin, Topology};
