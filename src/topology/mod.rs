@@ -2,7 +2,13 @@
 //!
 //! This room does not know how a broker is spoken to: it sees snapshots and changes.
 
+pub mod expand;
+pub mod explain;
+pub mod graph;
+pub mod lint;
 pub mod model;
+pub mod route;
+pub mod spec;
 
 pub mod object;
 pub mod wire;
@@ -21,3 +27,5 @@ pub mod apply;
 
 pub mod export;
 pub mod import;
+
+pub use model::{Desired, External, Naming, Origin, Topology};
