@@ -33,7 +33,8 @@ fn main() {
 }
 
 fn bare(work: impl Future<Output = lapin::Result<()>>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(work).expect("the bare loop");
 }
 
@@ -54,9 +55,7 @@ async fn publish_bare(url: &str, queue: &str) -> lapin::Result<()> {
         }
         let properties = BasicProperties::default().with_delivery_mode(2);
         window.push_back(
-            channel
-                .basic_publish("".into(), queue.into(), options, &body, properties)
-                .await?,
+            channel.basic_publish("".into(), queue.into(), options, &body, properties).await?,
         );
     }
     for confirm in window {
@@ -194,7 +193,12 @@ fn version(bench: &Bench) {
     let times = in_turn(40, &mut [&mut ours, &mut empty]);
     row(
         "--version, beyond an empty C program",
-        &format!("{:.2} ms ({:.2} - {:.2})", ms(times[0]) - ms(times[1]), ms(times[0]), ms(times[1])),
+        &format!(
+            "{:.2} ms ({:.2} - {:.2})",
+            ms(times[0]) - ms(times[1]),
+            ms(times[0]),
+            ms(times[1])
+        ),
         "<= 3 ms",
     );
 }
@@ -203,16 +207,28 @@ fn cold_publish(bench: &Bench) {
     declare_queue(bench, "cold");
     let mut ours = || time(bench.nexusctl().args(["publish", "", "cold", "hello"]));
     let mut amqp_publish = || {
-        time(Command::new("amqp-publish").args(["-u", bench.amqp(), "-r", "cold", "-p", "-b", "hello"]))
+        time(Command::new("amqp-publish").args([
+            "-u",
+            bench.amqp(),
+            "-r",
+            "cold",
+            "-p",
+            "-b",
+            "hello",
+        ]))
     };
     let python = bench.work.join("venv/bin/python");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/publish.py");
-    let mut pika =
-        || time(Command::new(&python).args([script, bench.amqp(), "cold", "hello"]));
+    let mut pika = || time(Command::new(&python).args([script, bench.amqp(), "cold", "hello"]));
     let times = in_turn(20, &mut [&mut ours, &mut amqp_publish, &mut pika]);
     row(
         "cold publish of one message / amqp-publish",
-        &format!("{:.2} x ({:.1} / {:.1} ms)", ms(times[0]) / ms(times[1]), ms(times[0]), ms(times[1])),
+        &format!(
+            "{:.2} x ({:.1} / {:.1} ms)",
+            ms(times[0]) / ms(times[1]),
+            ms(times[0]),
+            ms(times[1])
+        ),
         "<= 2 x",
     );
     row(
@@ -235,8 +251,17 @@ fn bulk(bench: &Bench) {
             "publish", "", "bulk", "--input", "ndjson", "-f", &file, "--window", &window, "-q",
         ]))
     };
-    let mut consume_ours =
-        || time(bench.nexusctl().args(["consume", "bulk", "--count", &count, "--output-format", "raw", "-q"]));
+    let mut consume_ours = || {
+        time(bench.nexusctl().args([
+            "consume",
+            "bulk",
+            "--count",
+            &count,
+            "--output-format",
+            "raw",
+            "-q",
+        ]))
+    };
     let mut publish_bare = || time(&mut bench.itself(&["bare-publish", bench.amqp(), "bulk"]));
     let mut consume_bare = || time(&mut bench.itself(&["bare-consume", bench.amqp(), "bulk"]));
     let times = in_turn(
@@ -276,8 +301,17 @@ fn embedded(bench: &Bench) {
                 .arg(&file),
         )
     };
-    let mut consume =
-        || time(bench.embedded(&state).args(["consume", "bulk", "--count", &count, "--output-format", "raw", "-q"]));
+    let mut consume = || {
+        time(bench.embedded(&state).args([
+            "consume",
+            "bulk",
+            "--count",
+            &count,
+            "--output-format",
+            "raw",
+            "-q",
+        ]))
+    };
     let times = in_turn(3, &mut [&mut publish, &mut consume]);
     row(
         "embedded: publish durably / consume, 1 KiB each",
@@ -299,7 +333,8 @@ fn plan(bench: &Bench) {
     }
     let topology = bench.topology("large.yaml", &text);
     time(bench.nexusctl().args(["topology", "apply", "--yes", "-q"]).arg(&topology));
-    let list = ["queues?disable_stats=true", "exchanges", "bindings", "policies", "operator-policies"];
+    let list =
+        ["queues?disable_stats=true", "exchanges", "bindings", "policies", "operator-policies"];
     let mut listing = || {
         let from = Instant::now();
         for what in list {
@@ -312,7 +347,12 @@ fn plan(bench: &Bench) {
     let times = in_turn(5, &mut [&mut ours, &mut listing]);
     row(
         "plan of 1,000 queues and 5,000 bindings, beyond listing",
-        &format!("{:.0} ms ({:.0} - {:.0})", ms(times[0]) - ms(times[1]), ms(times[0]), ms(times[1])),
+        &format!(
+            "{:.0} ms ({:.0} - {:.0})",
+            ms(times[0]) - ms(times[1]),
+            ms(times[0]),
+            ms(times[1])
+        ),
         "<= 1000 ms",
     );
     let rss = peak_memory_mib(bench.nexusctl().args(["topology", "plan"]).arg(&topology));
