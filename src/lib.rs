@@ -5,3 +5,12 @@
 //! `tests/architecture.rs` reads this order and fails on an arrow that runs back.
 
 pub mod base;
+pub mod telemetry;
+pub mod storage;
+pub mod resilience;
+pub mod message;
+pub mod broker;
+pub mod topology;
+pub mod delivery;
+pub mod project;
+pub mod cli;

@@ -1,0 +1,1 @@
+//! The embedded broker: RabbitMQ semantics on the state file, shared by processes.

@@ -1,0 +1,1 @@
+//! A whole project directory: `init`, `check`, `quickstart`.

@@ -1,0 +1,1 @@
+//! The state file: SQLite in WAL mode, one writer with group commit, migrations. Does not know what is stored.
