@@ -9,5 +9,6 @@ pub mod lint;
 pub mod model;
 pub mod route;
 pub mod spec;
+pub mod view;
 
 pub use model::{Desired, External, Naming, Origin, Topology};
