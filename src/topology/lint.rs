@@ -131,6 +131,7 @@ pub fn validate(topology: &Topology, target: Version) -> Findings {
         target,
         findings: Findings::default(),
         dead_letters: BTreeMap::new(),
+        keys: BTreeMap::new(),
     };
     lint.find_dead_letters();
     lint.names();
@@ -156,6 +157,8 @@ struct Lint<'a> {
     findings: Findings,
     /// Where each queue's dead letters certainly or possibly go.
     dead_letters: BTreeMap<String, Vec<String>>,
+    /// Keys without wildcards by which each queue is bound.
+    keys: BTreeMap<String, BTreeSet<String>>,
 }
 
 fn code_of(kind: &ProblemKind) -> Code {
@@ -213,26 +216,21 @@ impl Lint<'_> {
         self.view.queues.get(name)
     }
 
-    /// Keys that messages in `queue` can carry: those of its plain bindings, and its own name.
+    /// Keys that messages in `queue` can carry: its own name, and those of its plain bindings.
     fn keys_of(&self, queue: &str) -> Vec<String> {
         let mut keys = vec![queue.to_owned()];
-        for binding in &self.view.bindings {
-            let key = binding.routing_key.as_str();
-            let plain = !key.split('.').any(|word| word == "#" || word == "*");
-            if plain
-                && binding.destination
-                    == Destination::Queue(match self.queue(queue) {
-                        Some(queue) => queue.definition.name.clone(),
-                        None => continue,
-                    })
-            {
-                keys.push(key.to_owned());
-            }
-        }
+        keys.extend(self.keys.get(queue).cloned().unwrap_or_default());
         keys
     }
 
     fn find_dead_letters(&mut self) {
+        for binding in &self.view.bindings {
+            let key = binding.routing_key.as_str();
+            let Destination::Queue(queue) = &binding.destination else { continue };
+            if !key.split('.').any(|word| word == "#" || word == "*") {
+                self.keys.entry(queue.as_str().to_owned()).or_default().insert(key.to_owned());
+            }
+        }
         for (name, queue) in &self.view.queues {
             let keys = self.keys_of(name);
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();

@@ -187,12 +187,11 @@ impl TopologyView {
         let own = queue.effective.dead_letter_routing_key();
         let mut found: Vec<QueueName> = Vec::new();
         let keys: Vec<&str> = own.map_or_else(|| keys.to_vec(), |key| vec![key]);
-        let names: Vec<&QueueName> = self.queues.values().map(|q| &q.definition.name).collect();
         for key in keys {
             for index in routing.targets(&exchange, key, &Default::default(), &[]) {
-                let Some(name) = names.get(index) else { continue };
-                if !found.contains(name) {
-                    found.push((*name).clone());
+                let Some(target) = self.queues.values().nth(index) else { continue };
+                if !found.contains(&target.definition.name) {
+                    found.push(target.definition.name.clone());
                 }
             }
         }
