@@ -9,6 +9,7 @@ pub mod lint;
 pub mod model;
 pub mod route;
 pub mod spec;
+pub mod view;
 
 pub mod object;
 pub mod wire;
