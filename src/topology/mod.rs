@@ -3,3 +3,21 @@
 //! This room does not know how a broker is spoken to: it sees snapshots and changes.
 
 pub mod model;
+
+pub mod object;
+pub mod wire;
+
+pub mod fingerprint;
+pub mod observed;
+pub mod ownership;
+pub mod plan;
+pub mod diff;
+pub mod destroy;
+pub mod saved_plan;
+
+pub mod journal;
+pub mod migrate;
+pub mod apply;
+
+pub mod export;
+pub mod import;
