@@ -98,7 +98,10 @@ impl Broker for Faulty {
         self.inner.capabilities()
     }
 
-    async fn publisher(&self, options: PublisherOptions) -> Result<Box<dyn Publisher>, BrokerError> {
+    async fn publisher(
+        &self,
+        options: PublisherOptions,
+    ) -> Result<Box<dyn Publisher>, BrokerError> {
         let inner = self.inner.publisher(options).await?;
         Ok(Box::new(FaultyPublisher { inner, counter: Arc::clone(&self.counter) }))
     }
