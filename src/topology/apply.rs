@@ -338,14 +338,20 @@ async fn locked(
         if !stale.is_empty() {
             return Err(ApplyError::Stale(stale));
         }
-        // What the interrupted run has done is not done twice.
-        let left: Vec<&Step> = if touched.is_empty() {
-            plan.steps.iter().collect()
-        } else {
-            remaining(&plan.steps, &view)
+        // After an interrupted run was finished, the plan in hand is of a time in the middle of it: of
+        // what is left to do now, only what it shows as well is done.
+        let mut now = match desired {
+            Some((topology, options)) if !touched.is_empty() => {
+                let mut now = plan::plan(topology, &snapshot, options);
+                now.steps.retain(|step| plan.steps.iter().any(|shown| shown.action == step.action));
+                now
+            }
+            _ => plan.clone(),
         };
-        if !left.is_empty() {
-            let journal = Journal::begin(options.journal.as_deref(), plan, clock.now())?;
+        now.steps.retain(|step| touched.is_empty() || !is_so(step, plan.steps.iter(), &view));
+        if !now.steps.is_empty() {
+            let left: Vec<&Step> = now.steps.iter().collect();
+            let journal = Journal::begin(options.journal.as_deref(), &now, clock.now())?;
             let mut runner = Runner { broker, options, lock, observer, report, journal };
             runner.steps(&left, &mut snapshot).await?;
             runner.journal.end(clock.now())?;
@@ -357,11 +363,6 @@ async fn locked(
         report.residue = blocked_changes(plan);
     }
     Ok(())
-}
-
-/// The steps that have not come true. Of a unit that was finished, none.
-fn remaining<'p>(steps: &'p [Step], view: &Observed<'_>) -> Vec<&'p Step> {
-    steps.iter().filter(|step| !is_so(step, steps.iter(), view)).collect()
 }
 
 /// Whether a step has come true already. The removal that begins a unit has, once what the unit
