@@ -1,18 +1,21 @@
 //! From settings to a broker that has been reached.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::time::Clock;
 use crate::base::url::{AmqpUrl, BrokerUrl, ManagementUrl};
 use crate::broker::Broker;
+use crate::broker::rabbitmq::{ConnectOptions, RabbitBroker, TlsOptions};
 use crate::broker::read_only::ReadOnly;
+use crate::resilience::CircuitSettings;
 
 use super::credentials::complete_url;
 use super::error::CliError;
 use super::exit::ExitStatus;
 use super::session::Session;
-use super::settings::Settings;
+use super::settings::{Settings, Sourced};
 
 /// Everything that is needed to connect, passwords included.
 #[derive(Clone, Debug)]
@@ -88,6 +91,31 @@ impl Target {
     }
 
     async fn reach(&self) -> Result<Arc<dyn Broker>, CliError> {
-        todo!()
+        let settings = &self.settings;
+        match &self.url {
+            BrokerUrl::Amqp(url) => {
+                let path = |path: &Option<Sourced<PathBuf>>| path.as_ref().map(|p| p.value.clone());
+                let tls = TlsOptions {
+                    ca: path(&settings.tls_ca),
+                    cert: path(&settings.tls_cert),
+                    key: path(&settings.tls_key),
+                    server_name: settings.tls_server_name.as_ref().map(|name| name.value.clone()),
+                    // A certificate without a password is itself the login.
+                    external_login: url.password.is_none(),
+                };
+                let broker = RabbitBroker::connect(ConnectOptions {
+                    url: url.clone(),
+                    management: self.management.clone(),
+                    tls,
+                    timeout: settings.timeout(),
+                    clock: Arc::clone(&self.clock),
+                    seed: self.seed,
+                    circuit: CircuitSettings::default(),
+                    client_name: concat!("nexusctl ", env!("CARGO_PKG_VERSION")).to_owned(),
+                });
+                Ok(broker.await?)
+            }
+            BrokerUrl::Embedded(_) => Err(CliError::failed("the embedded broker is not wired yet")),
+        }
     }
 }
