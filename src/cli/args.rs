@@ -115,6 +115,8 @@ impl GlobalArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Manage contexts: named ways to reach a broker
+    Context(super::context::ContextArgs),
     /// Say what a status, an error code or a reply code means and what to do
     Explain(super::explain::ExplainArgs),
     /// Print the completion script of a shell

@@ -9,6 +9,9 @@
 
 pub mod args;
 pub mod completions;
+pub mod consent;
+pub mod context;
+pub mod credentials;
 pub mod error;
 pub mod exit;
 pub mod explain;
@@ -16,7 +19,9 @@ pub mod host;
 pub mod man;
 pub mod output;
 pub mod runtime;
+pub mod schemas;
 pub mod session;
+pub mod settings;
 pub mod signals;
 pub mod version;
 
@@ -146,6 +151,7 @@ fn format_of(args: &[OsString], session: &Session) -> Format {
 
 fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliError> {
     match command {
+        Command::Context(args) => context::run(args, session),
         Command::Explain(args) => explain::run(args, session),
         Command::Completions(args) => completions::run(args, session),
         Command::Man(args) => man::run(args, session),

@@ -1,1 +1,10 @@
 //! A whole project directory: `init`, `check`, `quickstart`.
+//!
+//! A project is a directory with a `nexus.yaml`. This room finds and reads its files and runs the
+//! work that spans them; it does not know who asked or how the answer is shown.
+
+pub mod directory;
+pub mod files;
+pub mod spec;
+
+pub use directory::Project;
