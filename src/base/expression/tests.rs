@@ -276,14 +276,15 @@ fn expressions_in_documents_show_their_place() {
     assert_eq!(serde_json::to_value(&tree).unwrap(), json!([1, "${ v.n }", {"k": "x"}]));
 }
 
-/// What must be answered at once, whatever the answer: reading and evaluating `source`.
+/// What must be answered at once, whatever the answer: reading and evaluating `source`. The worst
+/// takes some 0.6 s without optimisation; the bound leaves room for a machine that is busy.
 #[track_caller]
 fn answered_at_once(source: &str, value: &Json) -> Option<Result<Json, EvaluationError>> {
     let begin = Instant::now();
     let context = Context::new().with("v", value);
     let answer = Expression::parse(source).ok().map(|expression| expression.evaluate(&context));
     let spent = begin.elapsed();
-    assert!(spent < Duration::from_secs(1), "{spent:?} for {source:.200}");
+    assert!(spent < Duration::from_secs(5), "{spent:?} for {source:.200}");
     answer
 }
 
