@@ -11,4 +11,22 @@ pub mod route;
 pub mod spec;
 pub mod view;
 
+pub mod object;
+pub mod wire;
+
+pub mod fingerprint;
+pub mod observed;
+pub mod ownership;
+pub mod plan;
+pub mod diff;
+pub mod destroy;
+pub mod saved_plan;
+
+pub mod journal;
+pub mod migrate;
+pub mod apply;
+
+pub mod export;
+pub mod import;
+
 pub use model::{Desired, External, Naming, Origin, Topology};
