@@ -17,7 +17,7 @@ mod session;
 mod writer;
 
 pub use error::StorageError;
-pub use file::{Options, StateFile};
+pub use file::{Options, StateFile, Watch};
 pub use migration::Room;
 pub use session::Session;
 pub use writer::{Durability, Job};
