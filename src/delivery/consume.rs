@@ -856,3 +856,371 @@ impl Run<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use crate::message::FieldValue;
+
+    use super::super::fake::FakeQueue;
+    use super::super::sink::{Format, Target};
+    use super::*;
+
+    /// What has reached the target, and when the target fails.
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<SharedInner>>);
+
+    #[derive(Default)]
+    struct SharedInner {
+        put: Vec<u8>,
+        committed: usize,
+        commits: u64,
+        fail_commit: Option<u64>,
+        fail_put: bool,
+    }
+
+    impl Target for Shared {
+        fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+            let mut inner = self.0.lock().unwrap();
+            if inner.fail_put {
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            inner.put.extend_from_slice(bytes);
+            Ok(())
+        }
+        fn commit(&mut self) -> io::Result<()> {
+            let mut inner = self.0.lock().unwrap();
+            inner.commits += 1;
+            if inner.fail_commit == Some(inner.commits) {
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            inner.committed = inner.put.len();
+            Ok(())
+        }
+        fn undo(&mut self) {
+            let mut inner = self.0.lock().unwrap();
+            let committed = inner.committed;
+            inner.put.truncate(committed);
+        }
+    }
+
+    impl Shared {
+        fn lines(&self) -> Vec<String> {
+            let inner = self.0.lock().unwrap();
+            let text = String::from_utf8(inner.put[..inner.committed].to_vec()).unwrap();
+            text.lines().map(str::to_owned).collect()
+        }
+    }
+
+    fn numbers(range: std::ops::RangeInclusive<u32>) -> Vec<String> {
+        range.map(|n| n.to_string()).collect()
+    }
+
+    async fn run(queue: &FakeQueue, options: ConsumeOptions, target: &Shared) -> ConsumeReport {
+        run_until(queue, options, target, &Stop::new()).await
+    }
+
+    async fn run_until(
+        queue: &FakeQueue,
+        options: ConsumeOptions,
+        target: &Shared,
+        stop: &Stop,
+    ) -> ConsumeReport {
+        let prefetch = options.choose_prefetch().unwrap();
+        let consumer = queue.subscribe(prefetch);
+        let sink = Sink::new(Format::Raw(b"\n".to_vec()), Box::new(target.clone()));
+        let name = QueueName::new("q").unwrap();
+        let gauge = Gauge::Fake(queue);
+        let mut progress = |_| {};
+        let bounded = drain(consumer, gauge, &name, options, prefetch, sink, stop, &mut progress);
+        timeout(Duration::from_secs(60), bounded).await.expect("the run ends")
+    }
+
+    fn acked(queue: &FakeQueue) -> Vec<String> {
+        queue.0.lock().unwrap().acked.clone()
+    }
+
+    #[tokio::test]
+    async fn until_empty_writes_and_acks_everything_in_order() {
+        let queue = FakeQueue::with(numbers(1..=5000));
+        let target = Shared::default();
+        let options = ConsumeOptions { until_empty: true, ..Default::default() };
+        let report = run(&queue, options, &target).await;
+        assert_eq!((report.ended, report.verdict()), (ConsumeEnd::Empty, ConsumeVerdict::Done));
+        assert_eq!((report.written, report.acked, report.held), (5000, 5000, 0));
+        assert_eq!(target.lines(), numbers(1..=5000));
+        assert_eq!(acked(&queue), numbers(1..=5000));
+        assert!(queue.after_kill().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_count_fetches_nothing_that_is_not_needed() {
+        for count in [1, 2, 7, 511, 512, 513, 1300] {
+            let queue = FakeQueue::with(numbers(1..=2000));
+            let target = Shared::default();
+            let options = ConsumeOptions { count: Some(count), ..Default::default() };
+            let report = run(&queue, options, &target).await;
+            assert_eq!(report.ended, ConsumeEnd::Count);
+            assert_eq!((report.written, report.acked), (count, count));
+            assert_eq!(target.lines(), numbers(1..=u32::try_from(count).unwrap()));
+            assert_eq!(queue.0.lock().unwrap().delivered, count, "delivered with count {count}");
+            assert_eq!(queue.after_kill().len() as u64, 2000 - count);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_filter_does_not_want_stays_in_its_place() {
+        let queue = FakeQueue::with(numbers(1..=1000));
+        let target = Shared::default();
+        let filter = Some(Filter::parse("body % 2 == 0").unwrap());
+        let options = ConsumeOptions { until_empty: true, filter, ..Default::default() };
+        let report = run(&queue, options, &target).await;
+        assert_eq!(report.ended, ConsumeEnd::Empty);
+        assert_eq!((report.written, report.acked, report.held), (500, 500, 500));
+        let odd: Vec<String> = (1..=1000).step_by(2).map(|n| n.to_string()).collect();
+        assert_eq!(queue.after_kill(), odd);
+    }
+
+    #[tokio::test]
+    async fn messages_the_filter_fails_on_stay_too() {
+        let queue = FakeQueue::with(["1", "text", "2"]);
+        let target = Shared::default();
+        let filter = Some(Filter::parse("body > 0").unwrap());
+        let options = ConsumeOptions { until_empty: true, filter, ..Default::default() };
+        let report = run(&queue, options, &target).await;
+        assert_eq!((report.written, report.held, report.filter_errors), (2, 1, 1));
+        assert!(report.first_filter_error.is_some());
+        assert_eq!(queue.after_kill(), ["text"]);
+    }
+
+    #[tokio::test]
+    async fn a_full_hold_ends_the_run_and_says_so() {
+        let queue = FakeQueue::with(numbers(1..=30));
+        let target = Shared::default();
+        let filter = Some(Filter::parse("body > 25").unwrap());
+        let options = ConsumeOptions { filter, prefetch: Some(10), ..Default::default() };
+        let report = run(&queue, options, &target).await;
+        assert_eq!((report.ended, report.verdict()), (ConsumeEnd::Held, ConsumeVerdict::Partly));
+        assert_eq!((report.written, report.held), (0, 10));
+        assert_eq!(queue.after_kill(), numbers(1..=30));
+    }
+
+    #[tokio::test]
+    async fn without_acks_everything_goes_back_in_order() {
+        for ack in [AckMode::Never, AckMode::Requeue] {
+            let queue = FakeQueue::with(numbers(1..=100));
+            let target = Shared::default();
+            let options = ConsumeOptions { ack, until_empty: true, ..Default::default() };
+            let report = run(&queue, options, &target).await;
+            assert_eq!((report.written, report.acked, report.held), (100, 0, 100));
+            assert_eq!(target.lines(), numbers(1..=100));
+            assert_eq!(queue.after_kill(), numbers(1..=100));
+            assert_eq!(queue.0.lock().unwrap().delivered, 100);
+        }
+    }
+
+    #[tokio::test]
+    async fn rejected_messages_are_rejected_after_they_are_written() {
+        let queue = FakeQueue::with(numbers(1..=10));
+        let target = Shared::default();
+        let options =
+            ConsumeOptions { ack: AckMode::Reject, until_empty: true, ..Default::default() };
+        let report = run(&queue, options, &target).await;
+        assert_eq!((report.rejected, report.acked), (10, 0));
+        assert_eq!(queue.0.lock().unwrap().rejected, numbers(1..=10));
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_fails_at_commit_n_acks_nothing_it_has_not_committed() {
+        for fail in 1..=8 {
+            let queue = FakeQueue::with(numbers(1..=64));
+            let target = Shared::default();
+            target.0.lock().unwrap().fail_commit = Some(fail);
+            let options =
+                ConsumeOptions { prefetch: Some(8), until_empty: true, ..Default::default() };
+            let report = run(&queue, options, &target).await;
+            assert_eq!(
+                (report.ended, report.verdict()),
+                (ConsumeEnd::SinkFailed, ConsumeVerdict::Failed)
+            );
+            let written = target.lines();
+            assert_eq!(acked(&queue), written);
+            assert_eq!(report.written as usize, written.len());
+            let all: Vec<String> = written.into_iter().chain(queue.after_kill()).collect();
+            assert_eq!(all, numbers(1..=64), "failing at commit {fail}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_acks_nothing() {
+        let queue = FakeQueue::with(numbers(1..=10));
+        let target = Shared::default();
+        target.0.lock().unwrap().fail_put = true;
+        let report = run(&queue, ConsumeOptions::default(), &target).await;
+        assert_eq!(report.ended, ConsumeEnd::SinkFailed);
+        assert!(acked(&queue).is_empty());
+        assert_eq!(queue.after_kill(), numbers(1..=10));
+    }
+
+    #[tokio::test]
+    async fn an_ack_that_fails_at_call_n_loses_nothing() {
+        for call in 1..=6 {
+            let queue = FakeQueue::with(numbers(1..=40));
+            queue.0.lock().unwrap().fail_settlement = Some(call);
+            let target = Shared::default();
+            let options =
+                ConsumeOptions { prefetch: Some(8), until_empty: true, ..Default::default() };
+            let report = run(&queue, options, &target).await;
+            assert_eq!(report.ended, ConsumeEnd::Failed, "call {call}");
+            let left = queue.after_kill();
+            let acked = acked(&queue);
+            let all: Vec<String> = acked.iter().cloned().chain(left).collect();
+            assert_eq!(all, numbers(1..=40));
+            assert!(acked.iter().all(|body| target.lines().contains(body)));
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_reconnection_repeats_are_reported_and_nothing_is_lost() {
+        let queue = FakeQueue::with(numbers(1..=100));
+        let target = Shared::default();
+        let other = queue.clone();
+        // Between a commit and its ack the connection is lost.
+        let mut reconnected = false;
+        let mut progress = |_| {
+            if !std::mem::replace(&mut reconnected, true) {
+                other.reconnect();
+            }
+        };
+        let options =
+            ConsumeOptions { prefetch: Some(10), until_empty: true, ..Default::default() };
+        let sink = Sink::new(Format::Raw(b"\n".to_vec()), Box::new(target.clone()));
+        let name = QueueName::new("q").unwrap();
+        let consumer = queue.subscribe(10);
+        let stop = Stop::new();
+        let report =
+            drain(consumer, Gauge::Fake(&queue), &name, options, 10, sink, &stop, &mut progress)
+                .await;
+        assert_eq!((report.ended, report.reconnects), (ConsumeEnd::Empty, 1));
+        assert!(report.repeats_possible > 0);
+        assert!(queue.after_kill().is_empty());
+        let mut lines = target.lines();
+        assert_eq!(lines.len() as u64, report.written);
+        lines.sort_by_key(|line| line.parse::<u32>().unwrap());
+        lines.dedup();
+        assert_eq!(lines, numbers(1..=100));
+    }
+
+    #[tokio::test]
+    async fn idle_and_deadline_end_a_run_that_waits() {
+        let target = Shared::default();
+        let queue = FakeQueue::with(["a"]);
+        let options =
+            ConsumeOptions { idle: Some(Duration::from_millis(100)), ..Default::default() };
+        let report = run(&queue, options, &target).await;
+        assert_eq!((report.ended, report.written), (ConsumeEnd::Idle, 1));
+        assert!(report.elapsed_ms >= 100, "{}", report.elapsed_ms);
+
+        // Somebody keeps it from being idle.
+        let queue = FakeQueue::with(["a"]);
+        let other = queue.clone();
+        let feeding = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                other.add("more");
+            }
+        });
+        let options = ConsumeOptions {
+            deadline: Some(Duration::from_millis(300)),
+            idle: Some(Duration::from_secs(30)),
+            expect: Some(1_000_000),
+            ..Default::default()
+        };
+        let report = run(&queue, options, &target).await;
+        feeding.abort();
+        assert_eq!(report.ended, ConsumeEnd::Deadline);
+        assert!(report.written > 1 && report.written == report.acked, "{report:?}");
+        assert_eq!(report.verdict(), ConsumeVerdict::TooFew);
+    }
+
+    #[tokio::test]
+    async fn a_stop_settles_what_is_written_and_gives_the_rest_back() {
+        let queue = FakeQueue::with(numbers(1..=3));
+        let target = Shared::default();
+        let stop = Stop::new();
+        let asker = stop.clone();
+        let watched = target.clone();
+        tokio::spawn(async move {
+            while watched.lines().len() < 3 {
+                tokio::task::yield_now().await;
+            }
+            asker.ask(Wish::Finish);
+        });
+        let report = run_until(&queue, ConsumeOptions::default(), &target, &stop).await;
+        assert_eq!(
+            (report.ended, report.verdict()),
+            (ConsumeEnd::Stopped, ConsumeVerdict::Stopped)
+        );
+        assert_eq!((report.written, report.acked), (3, 3));
+        assert!(queue.after_kill().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_deleted_queue_is_an_error() {
+        let queue = FakeQueue::with(["a"]);
+        queue.cancel();
+        let report = run(&queue, ConsumeOptions::default(), &Shared::default()).await;
+        assert_eq!(
+            (report.ended, report.verdict()),
+            (ConsumeEnd::Cancelled, ConsumeVerdict::Failed)
+        );
+        assert_eq!(report.written, 1);
+    }
+
+    #[tokio::test]
+    async fn a_message_with_few_lives_is_not_held_again_and_again() {
+        let queue = FakeQueue::with(["1", "2", "3"]);
+        {
+            let mut inner = queue.0.lock().unwrap();
+            inner.ready[1].redelivered = true;
+            let count = FieldValue::Int64(18);
+            inner.ready[1].message.properties.headers_mut().insert("x-delivery-count", count);
+        }
+        let filter = Some(Filter::parse("body == 3").unwrap());
+        let lives = Lives { limit: Some(20), keep: 3 };
+        let options = ConsumeOptions { until_empty: true, filter, lives, ..Default::default() };
+        let report = run(&queue, options.clone(), &Shared::default()).await;
+        assert_eq!(report.ended, ConsumeEnd::LivesAtRisk);
+        assert!(report.error.unwrap().contains("has 2 of its 20 deliveries left"));
+        let lives = Lives { keep: 0, ..lives };
+        let report = run(&queue, ConsumeOptions { lives, ..options }, &Shared::default()).await;
+        assert_eq!((report.ended, report.written), (ConsumeEnd::Empty, 1));
+    }
+
+    #[tokio::test]
+    async fn an_empty_queue_is_found_empty_at_once() {
+        let queue = FakeQueue::default();
+        let options = ConsumeOptions { until_empty: true, fail_empty: true, ..Default::default() };
+        let report = run(&queue, options, &Shared::default()).await;
+        assert_eq!((report.ended, report.verdict()), (ConsumeEnd::Empty, ConsumeVerdict::TooFew));
+        assert!(report.elapsed_ms < 5000);
+    }
+
+    #[test]
+    fn the_prefetch_is_what_is_needed_and_no_more() {
+        let prefetch = |options: ConsumeOptions| options.choose_prefetch();
+        let plain = ConsumeOptions::default;
+        assert_eq!(prefetch(plain()), Ok(512));
+        assert_eq!(prefetch(ConsumeOptions { count: Some(1), ..plain() }), Ok(1));
+        assert_eq!(prefetch(ConsumeOptions { count: Some(9999), ..plain() }), Ok(512));
+        let never = ConsumeOptions { ack: AckMode::Never, ..plain() };
+        assert_eq!(prefetch(ConsumeOptions { count: Some(9999), ..never.clone() }), Ok(9999));
+        assert!(prefetch(ConsumeOptions { count: Some(99_999), ..never }).is_err());
+        let filter = Some(Filter::parse("true").unwrap());
+        assert_eq!(prefetch(ConsumeOptions { count: Some(1), filter, ..plain() }), Ok(2000));
+        assert!(
+            prefetch(ConsumeOptions { is_stream: true, until_empty: true, ..plain() }).is_err()
+        );
+    }
+}

@@ -700,3 +700,252 @@ fn as_line(publish: &Publish) -> Vec<u8> {
     );
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use crate::base::id::{ExchangeName, RoutingKey};
+    use crate::message::Message;
+
+    use super::super::fake::{Answer, FakePublisher, Published};
+    use super::*;
+
+    /// Gives `count` messages; the lines in `bad` are none.
+    struct Lines {
+        next: u64,
+        count: u64,
+        bad: Vec<u64>,
+        fail_at: Option<u64>,
+    }
+
+    impl Source for Lines {
+        fn next(&mut self) -> io::Result<Option<Read1>> {
+            self.next += 1;
+            let line = self.next;
+            if self.fail_at == Some(line) {
+                return Err(io::Error::other("the cable is out"));
+            }
+            if line > self.count {
+                return Ok(None);
+            }
+            if self.bad.contains(&line) {
+                let raw = format!("raw {line}").into_bytes();
+                return Ok(Some(Err(BadLine { line, reason: "no record".into(), raw })));
+            }
+            let message = Message { body: line.to_string().into_bytes(), ..Message::default() };
+            let exchange = ExchangeName::new("x").unwrap();
+            let routing_key = RoutingKey::new("k").unwrap();
+            Ok(Some(Ok(Item { line, publish: Publish { exchange, routing_key, message } })))
+        }
+        fn is_ready(&self) -> bool {
+            true
+        }
+    }
+
+    fn lines(count: u64) -> Lines {
+        Lines { next: 0, count, bad: Vec::new(), fail_at: None }
+    }
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Shared {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    async fn run(
+        source: Lines,
+        answers: impl IntoIterator<Item = (u64, Answer)>,
+        options: PublishOptions,
+        stop: &Stop,
+    ) -> (PublishReport, Arc<Mutex<Published>>) {
+        let publisher = FakePublisher::new(8, answers);
+        let log = publisher.log.clone();
+        let report =
+            publish(Box::new(publisher), Box::new(source), options, stop, &mut |_| {}).await;
+        assert!(log.lock().unwrap().closed);
+        (report, log)
+    }
+
+    fn counts(report: &PublishReport) -> [u64; 5] {
+        [report.confirmed, report.returned, report.nacked, report.unknown, report.skipped]
+    }
+
+    #[tokio::test]
+    async fn everything_confirmed_is_accepted_in_order() {
+        let (report, log) = run(lines(1000), [], PublishOptions::default(), &Stop::new()).await;
+        assert_eq!(counts(&report), [1000, 0, 0, 0, 0]);
+        assert_eq!(report.verdict(), PublishVerdict::Accepted);
+        assert_eq!(report.resume_at(), None);
+        assert_eq!(report.confirmed_entries.len(), 100);
+        assert!(!report.listed_all);
+        let log = log.lock().unwrap();
+        assert!(log.most_in_flight <= 8, "{}", log.most_in_flight);
+        let bodies: Vec<String> = log
+            .messages
+            .iter()
+            .map(|publish| String::from_utf8(publish.message.body.clone()).unwrap())
+            .collect();
+        assert_eq!(bodies, (1..=1000).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn each_outcome_is_counted_once_and_named() {
+        let answers = [(3, Answer::Return), (5, Answer::Nack), (7, Answer::Unknown)];
+        let full = Shared::default();
+        let options =
+            PublishOptions { full_report: Some(Box::new(full.clone())), ..Default::default() };
+        let (report, _) = run(lines(20), answers, options, &Stop::new()).await;
+        assert_eq!(counts(&report), [17, 1, 1, 1, 0]);
+        assert_eq!(report.verdict(), PublishVerdict::Unknown);
+        let mut named: Vec<(u64, Fate)> = report.entries.iter().map(|e| (e.line, e.fate)).collect();
+        named.sort_by_key(|(line, _)| *line);
+        assert_eq!(named, [(4, Fate::Returned), (6, Fate::Nacked), (8, Fate::Unknown)]);
+        assert_eq!(full.text().lines().count(), 20);
+        assert_eq!(report.resume_at(), Some(8));
+        assert_eq!(
+            report.resume_statement().unwrap(),
+            "17 lines were confirmed; 1 from line 8 on may be there or not; every line was sent; going \
+             on at line 8 loses nothing and may repeat messages"
+        );
+    }
+
+    #[tokio::test]
+    async fn every_failing_send_names_the_first_line_not_sent() {
+        for call in 0..12 {
+            let answers = [(call, Answer::Refuse(ErrorKind::ConnectionLost))];
+            let (report, log) =
+                run(lines(12), answers, PublishOptions::default(), &Stop::new()).await;
+            assert_eq!(report.ended, PublishEnd::Failed);
+            assert_eq!(report.confirmed, call);
+            assert_eq!(report.first_not_sent, Some(call + 1));
+            assert_eq!(log.lock().unwrap().messages.len() as u64, call);
+            assert_eq!(report.verdict(), PublishVerdict::Failed);
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_lines_stop_or_are_left_out() {
+        let source = || Lines { bad: vec![3, 5], ..lines(6) };
+        let (report, log) = run(source(), [], PublishOptions::default(), &Stop::new()).await;
+        assert_eq!((report.ended, counts(&report)), (PublishEnd::BadLine, [2, 0, 0, 0, 1]));
+        assert_eq!(report.first_not_sent, Some(4));
+        assert_eq!(report.verdict(), PublishVerdict::Partly);
+        assert_eq!(log.lock().unwrap().messages.len(), 2);
+
+        let options = PublishOptions { on_error: OnError::Skip, ..Default::default() };
+        let (report, _) = run(source(), [], options, &Stop::new()).await;
+        assert_eq!((report.ended, counts(&report)), (PublishEnd::Complete, [4, 0, 0, 0, 2]));
+        assert_eq!(report.verdict(), PublishVerdict::Partly);
+
+        let file = Shared::default();
+        let on_error = OnError::File(Box::new(file.clone()));
+        let answers = [(1, Answer::Refuse(ErrorKind::Invalid))];
+        let options = PublishOptions { on_error, ..Default::default() };
+        let (report, _) = run(source(), answers, options, &Stop::new()).await;
+        assert_eq!(counts(&report), [3, 0, 0, 0, 3]);
+        assert_eq!(
+            file.text(),
+            "{\"exchange\":\"x\",\"routingKey\":\"k\",\"properties\":{},\"body\":2}\nraw 3\nraw 5\n"
+        );
+
+        let only_bad = Lines { bad: vec![1], ..lines(1) };
+        let (report, _) = run(only_bad, [], PublishOptions::default(), &Stop::new()).await;
+        assert_eq!(report.verdict(), PublishVerdict::BadInput);
+    }
+
+    #[tokio::test]
+    async fn input_that_fails_is_named_and_what_was_sent_is_awaited() {
+        let source = Lines { fail_at: Some(70), ..lines(100) };
+        let (report, _) = run(source, [], PublishOptions::default(), &Stop::new()).await;
+        assert_eq!(report.confirmed, 69);
+        assert_eq!(report.first_not_sent, Some(70));
+        assert_eq!(
+            report.error.as_deref(),
+            Some("cannot read the input after line 69: the cable is out")
+        );
+    }
+
+    /// Asks for `wish` as soon as `count` messages are out.
+    fn ask_after(count: usize, wish: Wish, stop: &Stop, log: &Arc<Mutex<Published>>) {
+        let (stop, log) = (stop.clone(), log.clone());
+        tokio::spawn(async move {
+            while log.lock().unwrap().messages.len() < count {
+                tokio::task::yield_now().await;
+            }
+            stop.ask(wish);
+        });
+    }
+
+    #[tokio::test]
+    async fn a_graceful_stop_sends_nothing_more_and_awaits_what_is_in_flight() {
+        let stop = Stop::new();
+        let publisher = FakePublisher::new(8, []);
+        let log = publisher.log.clone();
+        ask_after(10, Wish::Finish, &stop, &log);
+        let options = PublishOptions { pace: Pace::new(200.0), ..Default::default() };
+        let source = Box::new(lines(1_000_000));
+        let report = publish(Box::new(publisher), source, options, &stop, &mut |_| {}).await;
+        assert_eq!(report.ended, PublishEnd::Stopped);
+        let sent = log.lock().unwrap().messages.len() as u64;
+        assert!((10..100).contains(&sent), "{sent}");
+        assert_eq!(counts(&report), [sent, 0, 0, 0, 0]);
+        assert_eq!(report.first_not_sent, Some(sent + 1));
+        assert_eq!(report.verdict(), PublishVerdict::Stopped);
+    }
+
+    #[tokio::test]
+    async fn an_immediate_stop_reports_what_is_in_flight_as_unknown() {
+        let stop = Stop::new();
+        let publisher = FakePublisher::new(8, [(2, Answer::Silence)]);
+        ask_after(5, Wish::Now, &stop, &publisher.log);
+        let options = PublishOptions::default();
+        let source = Box::new(lines(5));
+        let report = publish(Box::new(publisher), source, options, &stop, &mut |_| {}).await;
+        assert_eq!(counts(&report), [4, 0, 0, 1, 0]);
+        assert_eq!(report.first_unknown, Some(3));
+        assert_eq!(report.entries[0].reason.as_deref(), Some("stopped before the broker answered"));
+        assert_eq!(report.verdict(), PublishVerdict::Unknown);
+    }
+
+    #[test]
+    fn doubt_outweighs_refusal_and_refusal_an_early_end() {
+        let mut ledger = Ledger::new(0, None);
+        let mut verdict = |ended, counts: [u64; 5]| {
+            let report = &mut ledger.report;
+            report.ended = ended;
+            let [confirmed, returned, nacked, unknown, skipped] = counts;
+            (report.confirmed, report.returned, report.nacked) = (confirmed, returned, nacked);
+            (report.unknown, report.skipped) = (unknown, skipped);
+            report.verdict()
+        };
+        use PublishEnd::{Complete, Failed, Stopped};
+        for (ended, counts, wanted) in [
+            (Complete, [0, 0, 0, 0, 0], PublishVerdict::Accepted),
+            (Complete, [1, 0, 0, 0, 0], PublishVerdict::Accepted),
+            (Complete, [1, 1, 0, 0, 0], PublishVerdict::Refused),
+            (Complete, [1, 0, 1, 0, 1], PublishVerdict::Refused),
+            (Failed, [1, 1, 0, 1, 1], PublishVerdict::Unknown),
+            (Failed, [1, 0, 0, 0, 0], PublishVerdict::Failed),
+            (Stopped, [1, 0, 0, 0, 0], PublishVerdict::Stopped),
+            (Stopped, [1, 0, 0, 1, 0], PublishVerdict::Unknown),
+            (Complete, [1, 0, 0, 0, 1], PublishVerdict::Partly),
+            (Complete, [0, 0, 0, 0, 1], PublishVerdict::BadInput),
+        ] {
+            assert_eq!(verdict(ended, counts), wanted, "{ended:?} {counts:?}");
+        }
+    }
+}

@@ -464,7 +464,7 @@ mod tests {
     #[test]
     fn five_megabytes_without_a_break_are_one_message() {
         let line: Vec<u8> = vec![b'x'; 5_000_000];
-        let input = std::io::Cursor::new([&line[..], b"\n", b"next"].concat());
+        let input = io::Cursor::new([&line[..], b"\n", b"next"].concat());
         let key = RoutingKey::new("k").unwrap();
         let exchange = ExchangeName::default_exchange();
         let limits = Limits::default();
