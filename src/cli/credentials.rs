@@ -44,7 +44,7 @@ fn complete_amqp(
     });
     if let Some(source) = source {
         url.password = Some(fetch(session, &source.value, settings.timeout())?);
-    } else if url.password.is_none() {
+    } else if url.password.is_none() && settings.tls_cert.is_none() {
         return Err(CliError::settings(format!("no password is known for `{}`", url.username))
             .object(url.to_string())
             .hint(

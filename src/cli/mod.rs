@@ -9,6 +9,7 @@
 
 pub mod args;
 pub mod completions;
+pub mod connect;
 pub mod consent;
 pub mod context;
 pub mod credentials;
@@ -23,6 +24,7 @@ pub mod schemas;
 pub mod session;
 pub mod settings;
 pub mod signals;
+pub mod topology;
 pub mod version;
 
 use std::ffi::OsString;
@@ -155,6 +157,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Explain(args) => explain::run(args, session),
         Command::Completions(args) => completions::run(args, session),
         Command::Man(args) => man::run(args, session),
+        Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),
     }
 }

@@ -5,6 +5,8 @@
 
 pub mod directory;
 pub mod files;
+pub mod init;
 pub mod spec;
+pub mod topology;
 
 pub use directory::Project;

@@ -14,7 +14,7 @@ use crate::broker::version::Version;
 use super::view::{TopologyView, ViewQueue};
 
 /// Everything about one queue.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueExplanation {
     /// Its name.
@@ -50,7 +50,7 @@ pub struct QueueExplanation {
 }
 
 /// One value and where it comes from.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExplainedSetting {
     /// Its name without `x-`: `message-ttl`.

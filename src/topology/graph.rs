@@ -13,7 +13,7 @@ use crate::message::FieldValue;
 use super::view::TopologyView;
 
 /// What a plan does to a node or edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Mark {
     /// It comes.
@@ -58,7 +58,7 @@ pub struct Marks {
 }
 
 /// A drawing as data, before it is written in some language.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Graph {
     /// Exchanges and queues.
     pub nodes: Vec<Node>,
@@ -67,7 +67,7 @@ pub struct Graph {
 }
 
 /// An exchange or a queue.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
     /// What it is.
@@ -82,7 +82,7 @@ pub struct Node {
 }
 
 /// What a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum NodeKind {
     /// An exchange.
@@ -96,7 +96,7 @@ pub enum NodeKind {
 }
 
 /// A way that messages take.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Edge {
     /// Index of the node it begins at.
@@ -113,7 +113,7 @@ pub struct Edge {
 }
 
 /// Why messages take an edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum EdgeKind {
     /// A binding.

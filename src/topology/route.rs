@@ -19,7 +19,7 @@ use super::view::{TopologyView, ViewQueue};
 const MAX_DEPTH: usize = 16;
 
 /// Where a message goes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteReport {
     /// The exchange it is published to; empty is the default exchange.
@@ -39,7 +39,7 @@ pub struct RouteReport {
 }
 
 /// One step of a message.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(tag = "step", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum RouteStep {
     /// A binding matches.
@@ -98,7 +98,7 @@ pub enum RouteStep {
 }
 
 /// A queue that gets the message.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueRoute {
     /// Its name.
@@ -112,7 +112,7 @@ pub struct QueueRoute {
 }
 
 /// One reason for which a queue gives a message up.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GivesUp {
     /// `rejected`, `expired`, `maxlen` or `delivery_limit`, as in `x-death`.
@@ -124,7 +124,7 @@ pub struct GivesUp {
 }
 
 /// What becomes of a message that a queue gave up.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(tag = "fate", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Fate {
     /// It is gone: there is no dead-letter exchange.
