@@ -43,6 +43,35 @@ impl fmt::Debug for StateFile {
     }
 }
 
+/// Tells whether anybody has written since it was asked the last time. Cheap enough to be asked
+/// every few milliseconds.
+pub struct Watch {
+    path: PathBuf,
+    connection: Connection,
+    seen: Option<i64>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Watch {
+    /// Whether anybody, this process included, has committed since the last call; true at first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn has_changed(&mut self) -> Result<bool, StorageError> {
+        let version: i64 = self
+            .connection
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map_err(|error| StorageError::from_sqlite(&self.path, &error))?;
+        Ok(self.seen.replace(version) != Some(version))
+    }
+}
+
 /// Makes a file that only its owner can read, unless it is there.
 pub(super) fn create_private(path: &Path) -> Result<(), StorageError> {
     let mut options = OpenOptions::new();
@@ -246,6 +275,15 @@ impl StateFile {
         }
         drop(readers);
         result
+    }
+
+    /// Watches for writes.
+    ///
+    /// # Errors
+    /// When the file cannot be opened once more.
+    pub fn watch(&self) -> Result<Watch, StorageError> {
+        let connection = connect(&self.path, self.options)?;
+        Ok(Watch { path: self.path.clone(), connection, seen: None })
     }
 
     /// What an error of SQLite means on this file.

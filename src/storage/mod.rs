@@ -17,7 +17,7 @@ mod session;
 mod writer;
 
 pub use error::StorageError;
-pub use file::{Options, StateFile};
+pub use file::{Options, StateFile, Watch};
 pub use migration::Room;
 pub use rusqlite;
 pub use session::Session;

@@ -322,7 +322,12 @@ async fn locked(
         let mut snapshot = broker.inspect().await?;
         let left: Vec<&Step> =
             run.plan.steps.iter().filter(|step| !run.done.contains(&step.id)).collect();
-        touched.extend(run.plan.steps.iter().map(|step| step.object.clone()));
+        for step in &run.plan.steps {
+            touched.insert(step.object.clone());
+            if let StepAction::Migrate(migration) = &step.action {
+                touched.extend(migration.bindings.iter().map(ObjectRef::binding));
+            }
+        }
         runner.steps(&left, &mut snapshot).await?;
         runner.journal.end(clock.now())?;
         report.resumed = report.steps.len();
@@ -334,6 +339,8 @@ async fn locked(
         let stale: Vec<Stale> = saved_plan::stale(plan, &view)
             .into_iter()
             .filter(|stale| !touched.contains(&stale.object))
+            // What is planned anew below has nothing that could be stale.
+            .filter(|_| touched.is_empty() || desired.is_none())
             .collect();
         if !stale.is_empty() {
             return Err(ApplyError::Stale(stale));

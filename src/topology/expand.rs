@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::base::diagnostic::{Code, Diagnostic, Findings, Span};
 use crate::base::document::{self, Entries, Node, Spanned, Value, to_yaml};
+use crate::base::expression::{Context, Template};
 use crate::base::id::{ExchangeName, NameError, PolicyName, QueueName, RoutingKey, VhostName};
 use crate::base::size::ByteSize;
 use crate::base::suggest::nearest;
@@ -229,46 +230,27 @@ fn put_in_text(
     if !text.contains("${") {
         return text_node(text.to_owned());
     }
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        if rest[..start].ends_with('$') {
-            out.push_str(&rest[..start]);
-            out.push('{');
-            rest = &rest[start + 2..];
-            continue;
-        }
-        out.push_str(&rest[..start]);
-        let Some(length) = rest[start..].find('}') else {
-            findings.push(
-                Diagnostic::error(VARIABLE, "`${` without its `}`")
-                    .at(node.span.clone())
-                    .hint("write `$${` for a plain `${`"),
-            );
-            return text_node(text.to_owned());
-        };
-        let name = rest[start + 2..start + length].trim();
-        let Some(value) = values.get(name) else {
-            let mut finding = Diagnostic::error(VARIABLE, format!("unknown variable `{name}`"))
-                .at(node.span.clone());
-            finding.hint = Some(match nearest(name, values.keys().map(String::as_str)) {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("declare it: `variables: {{{name}: …}}`"),
-            });
+    let names: Vec<&str> = values.keys().map(String::as_str).collect();
+    let template = match Template::parse_with(text, &names) {
+        Ok(template) => template,
+        Err(error) => {
+            let mut finding = error.at(Some(&node.span));
+            if values.is_empty() && finding.hint.is_none() {
+                finding.hint = Some("declare it under `variables`".to_owned());
+            }
             findings.push(finding);
             return text_node(text.to_owned());
-        };
-        if start == 0 && length + 1 == rest.len() && out.is_empty() {
-            return node_of_json(value, &node.span);
         }
-        match value {
-            Json::String(text) => out.push_str(text),
-            other => out.push_str(&other.to_string()),
+    };
+    let context =
+        values.iter().fold(Context::new(), |context, (name, value)| context.with(name, value));
+    match template.evaluate(&context) {
+        Ok(value) => node_of_json(&value, &node.span),
+        Err(error) => {
+            findings.push(Diagnostic::error(VARIABLE, error.to_string()).at(node.span.clone()));
+            text_node(text.to_owned())
         }
-        rest = &rest[start + length + 1..];
     }
-    out.push_str(rest);
-    text_node(out)
 }
 
 fn node_of_json(json: &Json, span: &Span) -> Node {

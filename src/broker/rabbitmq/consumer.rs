@@ -7,7 +7,12 @@
 //!   keeps deliveries without bound when there is no prefetch. So there is always a prefetch, and the
 //!   end of the stream is an error.
 //! - Closing settles nothing: what is not settled goes back to its place in the queue when the
-//!   channel closes, in order and, where the broker can, without a nack for each.
+//!   channel closes, in order.
+//! - A quorum queue's channel keeps settlements back once 32 of them are on their way to the queue's
+//!   leader, and forgets them when it is closed: of 250 single acks, 217 were lost on both versions,
+//!   though the channel had answered a later request. Cancelling the consumer goes through the same
+//!   leader, so when its answer is here the others have been applied and what was kept back is on its
+//!   way. `AckUpTo` needs none of this: it is one settlement.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +22,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::Channel;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
@@ -41,7 +47,12 @@ pub(super) struct RabbitConsumer {
     again: Option<Resubscribing>,
     unflushed: bool,
     lost_settlements: bool,
+    // Settlements sent on this connection.
+    settlements: u64,
 }
+
+/// From here on a quorum queue's channel may keep settlements back.
+const KEPT_BACK: u64 = 16;
 
 type Resubscribing = Pin<Box<dyn Future<Output = Result<Subscription, BrokerError>> + Send>>;
 
@@ -107,6 +118,7 @@ impl RabbitConsumer {
             again: None,
             unflushed: false,
             lost_settlements: false,
+            settlements: 0,
         })
     }
 
@@ -170,6 +182,7 @@ impl Consumer for RabbitConsumer {
                 self.again = None;
                 self.subscription = Some(result?);
                 self.generation += 1;
+                self.settlements = 0;
             }
             let Some(subscription) = &mut self.subscription else {
                 return Err(BrokerError::new(
@@ -233,6 +246,7 @@ impl Consumer for RabbitConsumer {
             }
             Some(Ok(())) | None => {
                 self.unflushed = true;
+                self.settlements += 1;
                 Ok(Settled::Sent)
             }
         }
@@ -268,6 +282,18 @@ impl Consumer for RabbitConsumer {
             return flushed;
         }
         let attempted = format!("end the consumer of queue `{}`", self.queue);
+        // Only when it may be needed: with a single active consumer the next one starts at once, and
+        // would see what is given back here after what is behind it.
+        if self.settlements >= KEPT_BACK {
+            let tag = subscription.deliveries.tag();
+            let cancel = subscription.channel.basic_cancel(tag, BasicCancelOptions::default());
+            subscription.link.ask(&attempted, cancel).await?;
+            // The channel handles what the leader told it before it answers this.
+            let qos = subscription
+                .channel
+                .basic_qos(self.options.prefetch, BasicQosOptions { global: false });
+            subscription.link.ask(&attempted, qos).await?;
+        }
         let closing = subscription.channel.close(200, "OK".into());
         let closed = subscription.link.ask(&attempted, closing).await;
         flushed.and(closed)

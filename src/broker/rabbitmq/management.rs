@@ -263,11 +263,21 @@ impl Management {
                      (nginx: proxy_pass without a path; Apache: AllowEncodedSlashes NoDecode)",
                 )
             }
-            404 if self.lists_vhost(attempted).await == Some(false) => {
-                error(ErrorKind::NotFound, format!("the vhost `{vhost}` does not exist"))
-                    .hint("check the last part of the broker URL")
-            }
-            404 => error(ErrorKind::NotFound, reason.clone()),
+            404 => match self.lists_vhost(attempted).await {
+                Some(true) => error(ErrorKind::NotFound, reason.clone()),
+                Some(false) => {
+                    error(ErrorKind::NotFound, format!("the vhost `{vhost}` does not exist"))
+                        .hint("check the last part of the broker URL")
+                }
+                None => {
+                    let base = self.url.base();
+                    error(
+                        ErrorKind::Unreachable,
+                        format!("there is no management API below {base}"),
+                    )
+                    .hint("check the path of management_url: what it needs stands before /api")
+                }
+            },
             400 => error(ErrorKind::Invalid, reason.clone()),
             405 => error(ErrorKind::Unsupported, reason.clone()),
             _ => {

@@ -123,8 +123,8 @@ impl RabbitPublisher {
             self.core.link(Purpose::Publish).await?
         };
         let channel = link.channel("open a channel to publish").await?;
-        // Without waiting for its answer: what is published after it on the same channel is counted.
-        let select = channel.confirm_select(ConfirmSelectOptions { nowait: true });
+        // The library counts messages from the answer on, so there is no way around waiting for it.
+        let select = channel.confirm_select(ConfirmSelectOptions { nowait: false });
         link.ask("turn on publisher confirms", select).await?;
         self.wire = Some(Wire { link, channel: Arc::new(channel) });
         self.connected_before = true;
