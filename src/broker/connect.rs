@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::time::Clock;
-use crate::base::url::{BrokerUrl, ManagementUrl};
+use crate::base::id::VhostName;
+use crate::base::url::{BrokerUrl, EmbeddedUrl, Imitated, ManagementUrl};
 
+use super::embedded::{EmbeddedBroker, EmbeddedOptions};
 use super::rabbitmq::{ConnectOptions, RabbitBroker};
-use super::{Broker, BrokerError, ErrorKind};
+use super::{Broker, BrokerError, ErrorKind, Version};
 
 pub use super::rabbitmq::TlsOptions;
 
@@ -18,6 +20,8 @@ pub struct Target {
     pub url: BrokerUrl,
     /// The management API, when it is not where RabbitMQ puts it.
     pub management: Option<ManagementUrl>,
+    /// The virtual host of the embedded broker, whose URL has none; `/` when left out.
+    pub vhost: Option<VhostName>,
     /// Certificates for `amqps` and `https`.
     pub tls: TlsOptions,
     /// Limit of every single wait.
@@ -32,7 +36,7 @@ pub async fn connect(
     clock: Arc<dyn Clock>,
     seed: u64,
 ) -> Result<Arc<dyn Broker>, BrokerError> {
-    let Target { url, management, tls, timeout, client_name } = target;
+    let Target { url, management, vhost, tls, timeout, client_name } = target;
     match url {
         BrokerUrl::Amqp(url) => {
             let management = management.unwrap_or_else(|| url.default_management_url());
@@ -47,8 +51,21 @@ pub async fn connect(
             };
             RabbitBroker::connect(options).await
         }
-        BrokerUrl::Embedded(_) => {
-            Err(BrokerError::new(ErrorKind::Unsupported, "open the embedded broker", "x"))
+        BrokerUrl::Embedded(EmbeddedUrl { path, like }) => {
+            let Some(path) = path else {
+                let attempted = "open the embedded broker";
+                let cause = "its URL names no state file";
+                return Err(BrokerError::new(ErrorKind::Invalid, attempted, cause)
+                    .hint("write embedded:PATH"));
+            };
+            let like = match like {
+                Imitated::V3_10 => Version::new(3, 10, 8),
+                Imitated::V4_0 => Version::new(4, 0, 5),
+            };
+            let vhost = vhost.unwrap_or_default();
+            let options = EmbeddedOptions { like, vhost, timeout };
+            let broker: Arc<dyn Broker> = EmbeddedBroker::open(path, options, clock).await?;
+            Ok(broker)
         }
     }
 }
