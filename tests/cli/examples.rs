@@ -73,6 +73,9 @@ fn run_example(line: &str) -> (Machine, Ran) {
             machine.run(&format!("context remove {name} --confirm {name}")).ok();
         }
     }
+    if line.contains("destroy") {
+        machine.run("consume agent.worker --until-empty -q").ok();
+    }
     let words = split(line);
     assert_eq!(words[0], "nexusctl", "{line}");
     let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();

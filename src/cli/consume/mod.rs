@@ -18,6 +18,7 @@ use crate::delivery::consume::{
 use crate::delivery::filter::Filter;
 use crate::delivery::format::FormatString;
 use crate::delivery::sink::{DurableFile, Format, Sink, Stream, Target as SinkTarget};
+use crate::delivery::stop::Wish;
 use crate::message::{FieldTable, FieldValue};
 use crate::topology::view::TopologyView;
 
@@ -343,6 +344,8 @@ fn status_of(report: &ConsumeReport, session: &mut Session) -> Result<ExitStatus
             let few = report.expected.is_some_and(|expected| report.written < expected);
             if few { ExitStatus::Negative } else { ExitStatus::Done }
         }
+        // Told to end now, while the output took nothing more: the signal is the reason.
+        ConsumeVerdict::Failed if session.stop.job().wish() == Wish::Now => session.stop.status(),
         ConsumeVerdict::Failed => match &report.broker_error {
             Some(error) => return Err(error.into()),
             None => {

@@ -137,8 +137,17 @@ pub struct MessagesView {
     messages: Vec<serde_json::Value>,
 }
 
-fn records(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "array", "items": crate::message::record::record_schema() })
+/// An array of records. What a record refers to moves to where the document keeps its definitions.
+fn records(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut record = crate::message::record::record_schema();
+    if let Some(object) = record.as_object_mut() {
+        object.remove("$schema");
+        object.remove("$id");
+        if let Some(serde_json::Value::Object(definitions)) = object.remove("$defs") {
+            generator.definitions_mut().extend(definitions);
+        }
+    }
+    schemars::json_schema!({ "type": "array", "items": record })
 }
 
 impl View for MessagesView {

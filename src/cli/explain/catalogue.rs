@@ -325,6 +325,13 @@ const FAILURES: &[Entry] = &[
         "The hint names the nearest one, or how to list all.",
     ),
     entry(
+        "cli/wrong-cluster",
+        "another cluster than the one that is meant",
+        "The context expects a cluster by its name, or the saved plan was made for one, and this is \
+         another.",
+        "Check the URL and `expected_cluster_name` of the context.",
+    ),
+    entry(
         "broker/locked",
         "somebody else holds the lock",
         "Another run is changing the same vhost, or an exclusive queue belongs to another connection.",

@@ -57,18 +57,17 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
     if !is_name(&name) {
         return Err(CliError::usage(format!("`{name}` is no name for a project")));
     }
-    let temporary = dir.is_none();
-    let shown = dir.unwrap_or_else(|| {
-        let base = session.environment.get("TMPDIR").unwrap_or("/tmp");
-        Path::new(base).join(format!("nexusctl-quickstart-{mark}"))
-    });
-    let dir = session.resolve(&shown);
     let mut target = Target::of(session)?;
     let what = format!("run the quickstart on {}", target.shown());
     if !is_default {
         consent::ask(session, &settings, &Deed { what, losses: Vec::new() })?;
     }
-    make(&dir, temporary)?;
+    let temporary = dir.is_none();
+    let shown = match dir {
+        Some(dir) => make(&session.resolve(&dir)).map(|()| dir)?,
+        None => make_temporary(session, &mut random)?,
+    };
+    let dir = session.resolve(&shown);
     let mut flags = format!("--project {}", shown.display());
     if is_default {
         let path = Some(dir.join(STATE_FILE));
@@ -143,21 +142,29 @@ fn page_of(step: &Step, style: Style) -> String {
     page.into_text()
 }
 
-/// The directory of the project. A temporary one is nobody else's business.
-fn make(dir: &Path, temporary: bool) -> Result<(), CliError> {
-    let mut builder = DirBuilder::new();
-    if temporary {
-        builder.mode(0o700);
-    } else {
-        builder.recursive(true);
-    }
-    builder
-        .create(dir)
+/// The directory of the project, and of its state.
+fn make(dir: &Path) -> Result<(), CliError> {
+    std::fs::create_dir_all(dir)
         .and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(dir.join(".nexus")))
-        .map_err(|error| {
-            CliError::file(format!("create {}", dir.display()), &error)
-                .with_status(ExitStatus::Failed)
-        })
+        .map_err(|error| cannot_create(dir, &error))
+}
+
+fn cannot_create(dir: &Path, error: &std::io::Error) -> CliError {
+    CliError::file(format!("create {}", dir.display()), error).with_status(ExitStatus::Failed)
+}
+
+/// A directory that was not there before and is nobody else's business.
+fn make_temporary(session: &Session, random: &mut fastrand::Rng) -> Result<PathBuf, CliError> {
+    let base = Path::new(session.environment.get("TMPDIR").unwrap_or("/tmp"));
+    loop {
+        let mark: String = std::iter::repeat_with(|| random.alphanumeric()).take(8).collect();
+        let dir = base.join(format!("nexusctl-quickstart-{mark}"));
+        match DirBuilder::new().mode(0o700).create(session.resolve(&dir)) {
+            Ok(()) => return make(&session.resolve(&dir)).map(|()| dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(cannot_create(&dir, &error)),
+        }
+    }
 }
 
 fn refused(error: QuickstartError, session: &Session) -> CliError {
