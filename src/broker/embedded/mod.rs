@@ -231,12 +231,7 @@ impl Broker for EmbeddedBroker {
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
-        self.shared
-            .call("close the embedded broker", Durability::Disk, |engine, store| {
-                let session = engine.session;
-                engine.end_session(store, session)
-            })
-            .await
+        self.shared.close().await
     }
 }
 
