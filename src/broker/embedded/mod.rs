@@ -30,6 +30,8 @@ mod shared;
 mod store;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
