@@ -115,6 +115,10 @@ impl GlobalArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Keep exchanges, queues, bindings and policies under version control
+    Topology(super::topology::TopologyArgs),
+    /// Manage contexts: named ways to reach a broker
+    Context(super::context::ContextArgs),
     /// Say what a status, an error code or a reply code means and what to do
     Explain(super::explain::ExplainArgs),
     /// Print the completion script of a shell

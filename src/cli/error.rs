@@ -57,6 +57,12 @@ pub mod code {
     pub const FAILED: &str = "cli/failed";
     /// There is no such thing to explain, show or use.
     pub const UNKNOWN_NAME: &str = "cli/unknown-name";
+    /// Something stands in the way of a plan; nothing was changed.
+    pub const BLOCKED: &str = "topology/blocked";
+    /// The broker is not what it was when the plan was made.
+    pub const STALE: &str = "topology/stale-plan";
+    /// This is another cluster than the one that is meant.
+    pub const WRONG_CLUSTER: &str = "cli/wrong-cluster";
     /// Somebody else holds the lock.
     pub const LOCKED: &str = "broker/locked";
 }

@@ -9,6 +9,10 @@
 
 pub mod args;
 pub mod completions;
+pub mod connect;
+pub mod consent;
+pub mod context;
+pub mod credentials;
 pub mod error;
 pub mod exit;
 pub mod explain;
@@ -16,8 +20,11 @@ pub mod host;
 pub mod man;
 pub mod output;
 pub mod runtime;
+pub mod schemas;
 pub mod session;
+pub mod settings;
 pub mod signals;
+pub mod topology;
 pub mod version;
 
 use std::ffi::OsString;
@@ -146,9 +153,11 @@ fn format_of(args: &[OsString], session: &Session) -> Format {
 
 fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliError> {
     match command {
+        Command::Context(args) => context::run(args, session),
         Command::Explain(args) => explain::run(args, session),
         Command::Completions(args) => completions::run(args, session),
         Command::Man(args) => man::run(args, session),
+        Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),
     }
 }

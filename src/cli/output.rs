@@ -470,10 +470,7 @@ mod tests {
     fn a_table_has_no_borders_and_no_blanks_at_the_end_of_a_line() {
         let mut page = Page::default();
         Fruits { fruits: vec!["fig".into(), "pomegranate".into()] }.text(&mut page);
-        assert_eq!(
-            page.into_text(),
-            "FRUIT        LETTERS\nfig          3\npomegranate  11\n"
-        );
+        assert_eq!(page.into_text(), "FRUIT        LETTERS\nfig          3\npomegranate  11\n");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::error::CliError;
 use super::host::{Environment, Host, Input};
 use super::output::{ColorChoice, Format, Ui};
 use super::runtime;
+use super::settings::{Origin, Settings, Surroundings, config_path};
 use super::signals::Stop;
 
 /// What every command is handed.
@@ -35,6 +36,7 @@ pub struct Session {
     /// Who this is, to others.
     pub who: String,
     stdin: Option<Input>,
+    settings: Option<Arc<Settings>>,
 }
 
 impl std::fmt::Debug for Input {
@@ -70,6 +72,7 @@ impl Session {
             is_process,
             who,
             stdin: Some(stdin),
+            settings: None,
         }
     }
 
@@ -86,8 +89,11 @@ impl Session {
         };
         let color = match (global.color, self.environment.get("NEXUSCTL_COLOR")) {
             (Some(color), _) => color,
-            (None, Some(text)) => <ColorChoice as clap::ValueEnum>::from_str(text, false)
-                .map_err(|_| wrong("NEXUSCTL_COLOR", format!("`{text}` is not auto, always or never")))?,
+            (None, Some(text)) => {
+                <ColorChoice as clap::ValueEnum>::from_str(text, false).map_err(|_| {
+                    wrong("NEXUSCTL_COLOR", format!("`{text}` is not auto, always or never"))
+                })?
+            }
             (None, None) => ColorChoice::Auto,
         };
         let no_progress =
@@ -95,6 +101,36 @@ impl Session {
         self.ui.configure(&self.environment, format, color, global.verbosity(), no_progress);
         self.global = global;
         Ok(())
+    }
+
+    /// The settings, read when they are first asked for. Their warnings are said, and their output
+    /// format is taken.
+    ///
+    /// # Errors
+    /// When any layer is wrong.
+    pub fn settings(&mut self) -> Result<Arc<Settings>, CliError> {
+        if let Some(settings) = &self.settings {
+            return Ok(Arc::clone(settings));
+        }
+        let around = Surroundings { environment: &self.environment, cwd: &self.cwd };
+        let settings = Arc::new(Settings::resolve(&self.global, around)?);
+        for warning in &settings.warnings {
+            self.ui.warning(warning);
+        }
+        if matches!(settings.output.origin, Origin::Context(_) | Origin::Project) {
+            self.ui.format = settings.output.value;
+        }
+        self.settings = Some(Arc::clone(&settings));
+        Ok(settings)
+    }
+
+    /// Where contexts are kept.
+    ///
+    /// # Errors
+    /// When nothing tells.
+    pub fn config_path(&self) -> Result<PathBuf, CliError> {
+        let around = Surroundings { environment: &self.environment, cwd: &self.cwd };
+        config_path(&self.global, around)
     }
 
     /// Whether a person can be asked: they see the question and can type the answer.
@@ -150,10 +186,7 @@ impl Session {
     ///
     /// # Errors
     /// What the work fails with.
-    pub fn drive<T>(
-        &self,
-        work: impl Future<Output = Result<T, CliError>>,
-    ) -> Result<T, CliError> {
+    pub fn drive<T>(&self, work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
         runtime::drive(&self.stop, self.is_process, work)
     }
 }

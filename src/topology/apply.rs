@@ -322,7 +322,12 @@ async fn locked(
         let mut snapshot = broker.inspect().await?;
         let left: Vec<&Step> =
             run.plan.steps.iter().filter(|step| !run.done.contains(&step.id)).collect();
-        touched.extend(run.plan.steps.iter().map(|step| step.object.clone()));
+        for step in &run.plan.steps {
+            touched.insert(step.object.clone());
+            if let StepAction::Migrate(migration) = &step.action {
+                touched.extend(migration.bindings.iter().map(ObjectRef::binding));
+            }
+        }
         runner.steps(&left, &mut snapshot).await?;
         runner.journal.end(clock.now())?;
         report.resumed = report.steps.len();
@@ -334,18 +339,26 @@ async fn locked(
         let stale: Vec<Stale> = saved_plan::stale(plan, &view)
             .into_iter()
             .filter(|stale| !touched.contains(&stale.object))
+            // What is planned anew below has nothing that could be stale.
+            .filter(|_| touched.is_empty() || desired.is_none())
             .collect();
         if !stale.is_empty() {
             return Err(ApplyError::Stale(stale));
         }
-        // What the interrupted run has done is not done twice.
-        let left: Vec<&Step> = if touched.is_empty() {
-            plan.steps.iter().collect()
-        } else {
-            remaining(&plan.steps, &view)
+        // After an interrupted run was finished, the plan in hand is of a time in the middle of it: of
+        // what is left to do now, only what it shows as well is done.
+        let mut now = match desired {
+            Some((topology, options)) if !touched.is_empty() => {
+                let mut now = plan::plan(topology, &snapshot, options);
+                now.steps.retain(|step| plan.steps.iter().any(|shown| shown.action == step.action));
+                now
+            }
+            _ => plan.clone(),
         };
-        if !left.is_empty() {
-            let journal = Journal::begin(options.journal.as_deref(), plan, clock.now())?;
+        now.steps.retain(|step| touched.is_empty() || !is_so(step, plan.steps.iter(), &view));
+        if !now.steps.is_empty() {
+            let left: Vec<&Step> = now.steps.iter().collect();
+            let journal = Journal::begin(options.journal.as_deref(), &now, clock.now())?;
             let mut runner = Runner { broker, options, lock, observer, report, journal };
             runner.steps(&left, &mut snapshot).await?;
             runner.journal.end(clock.now())?;
@@ -357,11 +370,6 @@ async fn locked(
         report.residue = blocked_changes(plan);
     }
     Ok(())
-}
-
-/// The steps that have not come true. Of a unit that was finished, none.
-fn remaining<'p>(steps: &'p [Step], view: &Observed<'_>) -> Vec<&'p Step> {
-    steps.iter().filter(|step| !is_so(step, steps.iter(), view)).collect()
 }
 
 /// Whether a step has come true already. The removal that begins a unit has, once what the unit

@@ -136,7 +136,10 @@ impl Names {
 /// Whether an earlier migration of `queue` has left something to be finished.
 pub fn leftovers(view: &Observed<'_>, queue: &QueueName) -> bool {
     let names = Names::of(queue);
-    view.queue(names.hold.as_str()).is_some() || view.queue(names.new.as_str()).is_some()
+    view.queue(names.hold.as_str()).is_some()
+        || view.queue(names.new.as_str()).is_some()
+        || view.exchange(names.into_hold.as_str()).is_some()
+        || view.exchange(names.back.as_str()).is_some()
 }
 
 /// Whether a policy key could take messages from a temporary queue.
@@ -271,7 +274,7 @@ impl Run<'_> {
             self.move_out(&view).await?;
         }
         let remake = is.is_none() || !is_new;
-        self.make_new(remake, is_new).await?;
+        self.make_new(remake).await?;
         self.move_back().await
     }
 
@@ -422,7 +425,7 @@ impl Run<'_> {
     /// Declares the queue with its new definition. A quorum queue that was interrupted within its
     /// first seconds may be there and not work: then it is made again, which loses nothing, since
     /// nothing is given up to it before it has settled.
-    async fn make_new(&mut self, remake: bool, was_new: bool) -> Result<(), MigrateError> {
+    async fn make_new(&mut self, remake: bool) -> Result<(), MigrateError> {
         let definition = self.migration.definition.clone();
         if remake {
             self.change(Change::DeclareQueue(definition.clone())).await?;
@@ -438,7 +441,7 @@ impl Run<'_> {
                 "remove that queue, then run the same command again: the messages wait in the temporary queues",
             ));
         }
-        self.settle(remake || was_new).await?;
+        self.settle(true).await?;
         self.sound(&definition).await
     }
 
@@ -512,18 +515,19 @@ impl Run<'_> {
             self.drain(&names.new, &names.back, Way::Back).await?;
             self.delete_empty(&names.new, &names.back).await?;
         }
-        for name in [&names.into_hold, &names.back] {
-            if view.exchange(name.as_str()).is_some() || *name == names.back {
-                self.change(Change::DeleteExchange { name: name.clone(), if_unused: false })
-                    .await?;
-            }
-        }
         let others = view.snapshot.queues.iter().any(|q| {
             let name = &q.definition.name;
             name.as_str().starts_with(PREFIX) && *name != names.hold && *name != names.new
         });
         if view.policy(SHADOW_POLICY).is_some() && !others {
             self.change(Change::DeletePolicy(shadow_policy(0).name)).await?;
+        }
+        // The exchanges go last: as long as one is there, the next run knows that this one was not done.
+        for name in [&names.into_hold, &names.back] {
+            if view.exchange(name.as_str()).is_some() || *name == names.back {
+                self.change(Change::DeleteExchange { name: name.clone(), if_unused: false })
+                    .await?;
+            }
         }
         Ok(())
     }

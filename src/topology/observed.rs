@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::broker::{
-    ApplyTo, BindingDefinition, Change, Destination, ExchangeDefinition, PolicyDefinition,
-    QueueDefinition, QueueState, QueueType, Snapshot,
+    BindingDefinition, Change, Destination, ExchangeDefinition, PolicyDefinition, QueueDefinition,
+    QueueState, QueueType, Snapshot, Version, effective,
 };
 
 use super::fingerprint::{
@@ -135,11 +135,14 @@ impl<'a> Observed<'a> {
             return Some(policy);
         }
         let kind = resolved_type(&queue.definition, None);
-        self.snapshot
-            .policies
-            .iter()
-            .filter(|policy| matches_queue(policy, queue.definition.name.as_str(), kind))
-            .max_by_key(|policy| policy.priority)
+        let version = self.snapshot.identity.version;
+        let name = effective::matching_policy(
+            &self.snapshot.policies,
+            queue.definition.name.as_str(),
+            kind,
+            version,
+        )?;
+        self.policy(name.as_str())
     }
 
     /// The fingerprint of one aspect of `object`; `None` when it is not there.
@@ -238,23 +241,36 @@ impl<'a> Observed<'a> {
     }
 }
 
-/// Whether a policy's pattern and kind fit a queue of that name and type. A pattern that cannot be
-/// read here (the broker's dialect knows look-around) fits nothing.
-pub fn matches_queue(policy: &PolicyDefinition, name: &str, kind: QueueType) -> bool {
-    let fits = match policy.apply_to {
-        ApplyTo::All | ApplyTo::Queues => true,
-        ApplyTo::Exchanges => false,
-        ApplyTo::ClassicQueues => kind == QueueType::Classic,
-        ApplyTo::QuorumQueues => kind == QueueType::Quorum,
-        ApplyTo::Streams => kind == QueueType::Stream,
-    };
-    fits && regex::Regex::new(&policy.pattern).is_ok_and(|pattern| pattern.is_match(name))
+/// A policy with its pattern read once. A pattern that cannot be read here (the broker's dialect
+/// knows look-around) fits nothing.
+#[derive(Debug)]
+pub struct Fit<'p> {
+    /// The policy.
+    pub policy: &'p PolicyDefinition,
+    pattern: Option<regex::bytes::Regex>,
 }
 
-/// Whether a policy's pattern and kind fit an exchange of that name.
-pub fn matches_exchange(policy: &PolicyDefinition, name: &str) -> bool {
-    matches!(policy.apply_to, ApplyTo::All | ApplyTo::Exchanges)
-        && regex::Regex::new(&policy.pattern).is_ok_and(|pattern| pattern.is_match(name))
+impl<'p> Fit<'p> {
+    /// Reads the pattern of `policy`.
+    pub fn new(policy: &'p PolicyDefinition) -> Self {
+        Fit { policy, pattern: effective::compile_pattern(&policy.pattern).ok() }
+    }
+
+    fn name(&self, name: &str) -> bool {
+        self.pattern.as_ref().is_some_and(|pattern| pattern.is_match(name.as_bytes()))
+    }
+
+    /// Whether it is for queues of that name and type, and would not be skipped for one of its keys.
+    pub fn queue(&self, name: &str, kind: QueueType, version: Version) -> bool {
+        effective::applies_to(self.policy.apply_to, Some(kind))
+            && self.name(name)
+            && effective::blocking_keys(self.policy, kind, version).is_empty()
+    }
+
+    /// Whether it is for exchanges of that name.
+    pub fn exchange(&self, name: &str) -> bool {
+        effective::applies_to(self.policy.apply_to, None) && self.name(name)
+    }
 }
 
 /// Whether two queues are equal to the broker, the wanted one's type resolved against `default`.

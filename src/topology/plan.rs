@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::base::id::{PolicyName, QueueName};
 use crate::broker::{
     ApplyTo, BindingDefinition, BrokerIdentity, Capabilities, Change, ExchangeDefinition,
-    PolicyDefinition, Product, QueueDefinition, QueueState, QueueType, Snapshot,
+    PolicyDefinition, Product, QueueDefinition, QueueState, QueueType, Snapshot, Version,
 };
 
 use super::fingerprint::{
@@ -25,7 +25,7 @@ use super::fingerprint::{
 use super::migrate::{self, Migration};
 use super::model::{Desired, Origin, Topology};
 use super::object::{ObjectKind, ObjectRef, is_own_binding, is_own_exchange, is_own_queue};
-use super::observed::{Aspect, Observed, binding_id, matches_queue};
+use super::observed::{Aspect, Fit, Observed, binding_id};
 use super::ownership::{self, Owned, Owner, Owners};
 use super::wire;
 
@@ -927,9 +927,9 @@ impl<'a> Planner<'a> {
                 .iter()
                 .filter(|policy| policy.name.as_str() != migrate::SHADOW_POLICY)
                 .filter(|policy| {
-                    [&names.hold, &names.new]
-                        .iter()
-                        .any(|name| matches_queue(policy, name.as_str(), hold_type))
+                    [&names.hold, &names.new].iter().any(|name| {
+                        Fit::new(policy).queue(name.as_str(), hold_type, self.version())
+                    })
                 })
                 .filter(|policy| policy.definition.keys().any(|key| migrate::limits(key)))
                 .collect();
@@ -1083,7 +1083,7 @@ impl<'a> Planner<'a> {
             .iter()
             .chain(self.desired.policies.iter().map(|policy| &policy.definition))
             .filter(|policy| policy.name != own)
-            .filter(|policy| matches_queue(policy, wanted.name.as_str(), kind));
+            .filter(|policy| Fit::new(policy).queue(wanted.name.as_str(), kind, self.version()));
         let top = others.map(|policy| policy.priority).max();
         Some(PolicyDefinition {
             name: own,
@@ -1246,9 +1246,10 @@ impl<'a> Planner<'a> {
             self.step(phase, step);
             self.claim(Owned::Named(kind, name));
             let snapshot = self.view.snapshot;
+            let fit = Fit::new(definition);
             for queue in &snapshot.queues {
                 let kind = resolved_type(&queue.definition, None);
-                if matches_queue(definition, queue.definition.name.as_str(), kind) {
+                if fit.queue(queue.definition.name.as_str(), kind, self.version()) {
                     self.warn_backlog(queue, &definition.definition);
                 }
             }
@@ -1258,11 +1259,20 @@ impl<'a> Planner<'a> {
 
     /// Whether an object that this plan makes would be without its policy for a while.
     fn precedes(&self, policy: &PolicyDefinition) -> bool {
+        let fit = Fit::new(policy);
         self.desired.queues.iter().any(|queue| {
             let name = queue.definition.name.as_str();
             self.view.queue(name).is_none()
-                && matches_queue(policy, name, resolved_type(&queue.definition, self.default_type))
+                && fit.queue(
+                    name,
+                    resolved_type(&queue.definition, self.default_type),
+                    self.version(),
+                )
         })
+    }
+
+    fn version(&self) -> Version {
+        self.view.snapshot.identity.version
     }
 
     /// Everything that is there and not declared.
@@ -1520,10 +1530,7 @@ impl<'a> Planner<'a> {
             by_priority.entry(policy.priority).or_default().push(policy);
         }
         for group in by_priority.values().filter(|group| group.len() > 1) {
-            let patterns: Vec<_> = group
-                .iter()
-                .filter_map(|policy| Some((*policy, regex::Regex::new(&policy.pattern).ok()?)))
-                .collect();
+            let fits: Vec<Fit<'_>> = group.iter().map(|policy| Fit::new(policy)).collect();
             let queues = self.desired.queues.iter().map(|queue| {
                 let kind = resolved_type(&queue.definition, self.default_type);
                 (ObjectRef::queue(&queue.definition.name), Some(kind))
@@ -1535,22 +1542,13 @@ impl<'a> Planner<'a> {
                 .map(|e| (ObjectRef::exchange(&e.definition.name), None));
             let mut told = BTreeSet::new();
             for (object, kind) in queues.chain(exchanges) {
-                let fitting: Vec<&str> = patterns
+                let fitting: Vec<&str> = fits
                     .iter()
-                    .filter(|(policy, pattern)| {
-                        let kind_fits = match kind {
-                            Some(kind) => match policy.apply_to {
-                                ApplyTo::All | ApplyTo::Queues => true,
-                                ApplyTo::Exchanges => false,
-                                ApplyTo::ClassicQueues => kind == QueueType::Classic,
-                                ApplyTo::QuorumQueues => kind == QueueType::Quorum,
-                                ApplyTo::Streams => kind == QueueType::Stream,
-                            },
-                            None => matches!(policy.apply_to, ApplyTo::All | ApplyTo::Exchanges),
-                        };
-                        kind_fits && pattern.is_match(&object.name)
+                    .filter(|fit| match kind {
+                        Some(kind) => fit.queue(&object.name, kind, self.version()),
+                        None => fit.exchange(&object.name),
                     })
-                    .map(|(policy, _)| policy.name.as_str())
+                    .map(|fit| fit.policy.name.as_str())
                     .collect();
                 if fitting.len() > 1 && told.insert(fitting.clone()) {
                     self.warnings.push(Warning {

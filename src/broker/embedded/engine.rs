@@ -1642,6 +1642,14 @@ impl Engine {
         Ok(id)
     }
 
+    /// As after `basic.cancel`: what consumers hold stays theirs, more does not come.
+    #[cfg(test)]
+    pub(super) fn take_no_more(&mut self) {
+        for local in self.consumers.values_mut() {
+            local.prefetch = 0;
+        }
+    }
+
     /// Whether the consumer is one of this process and has not been ended.
     pub(super) fn has_consumer(&self, id: i64) -> bool {
         self.consumers.contains_key(&id)

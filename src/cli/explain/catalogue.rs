@@ -163,7 +163,12 @@ const STATUSES: &[Entry] = &[
 
 /// What AMQP 0-9-1 and RabbitMQ answer with.
 const REPLIES: &[Entry] = &[
-    entry("200", "AMQP reply success", "The connection or channel was closed in good order.", "Nothing."),
+    entry(
+        "200",
+        "AMQP reply success",
+        "The connection or channel was closed in good order.",
+        "Nothing.",
+    ),
     entry(
         "311",
         "AMQP content too large",
@@ -220,10 +225,20 @@ const REPLIES: &[Entry] = &[
          invalid for its type. Also: a delivery was not acked within the consumer timeout.",
         "`nexusctl topology plan` shows per field what differs and how it can be changed.",
     ),
-    entry("501", "AMQP frame error", "The peer sent a malformed frame.", "Check that the port speaks AMQP without TLS, or with it."),
+    entry(
+        "501",
+        "AMQP frame error",
+        "The peer sent a malformed frame.",
+        "Check that the port speaks AMQP without TLS, or with it.",
+    ),
     entry("502", "AMQP syntax error", "A field of a frame cannot be read.", "Please report it."),
     entry("503", "AMQP command invalid", "A method came in the wrong state.", "Please report it."),
-    entry("504", "AMQP channel error", "A frame came for a channel that is not open.", "Run again; please report it when it stays."),
+    entry(
+        "504",
+        "AMQP channel error",
+        "A frame came for a channel that is not open.",
+        "Run again; please report it when it stays.",
+    ),
     entry("505", "AMQP unexpected frame", "A content frame came out of turn.", "Please report it."),
     entry(
         "506",
