@@ -158,7 +158,8 @@ enum ValueFault {
     Range,
 }
 
-fn is_age(text: &str) -> bool {
+/// Whether `text` is a span of time as streams take it: `7D`.
+pub fn is_age(text: &str) -> bool {
     let Some(unit) = text.chars().last() else { return false };
     let digits = &text[..text.len() - unit.len_utf8()];
     "YMDhms".contains(unit)

@@ -165,9 +165,8 @@ impl StateFile {
         let opening = lock_opening(&path, options.timeout)?;
         let mut connection = connect(&path, options)?;
         let sql = |error: rusqlite::Error| StorageError::from_sqlite(&path, &error);
-        let mode: String = connection
-            .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
-            .map_err(sql)?;
+        let mode: String =
+            connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(sql)?;
         if mode != "wal" {
             return Err(StorageError::open(
                 &path,

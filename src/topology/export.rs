@@ -54,7 +54,7 @@ pub fn export(snapshot: &Snapshot, owner: &str) -> Topology {
             |policy| policy.name.to_string(),
         ),
         operator_policies: sorted(snapshot.operator_policies.iter(), |policy| policy.name.to_string()),
-        message_types: std::collections::BTreeMap::new(),
+        ..Topology::default()
     }
 }
 

@@ -2,22 +2,27 @@
 //!
 //! This room does not know how a broker is spoken to: it sees snapshots and changes.
 
-pub mod model;
-
-pub mod object;
-pub mod wire;
-
+pub mod apply;
+pub mod destroy;
+pub mod diff;
+pub mod expand;
+pub mod explain;
+pub mod export;
 pub mod fingerprint;
+pub mod graph;
+pub mod import;
+pub mod journal;
+pub mod lint;
+pub mod migrate;
+pub mod model;
+pub mod object;
 pub mod observed;
 pub mod ownership;
 pub mod plan;
-pub mod diff;
-pub mod destroy;
+pub mod route;
 pub mod saved_plan;
+pub mod spec;
+pub mod view;
+pub mod wire;
 
-pub mod journal;
-pub mod migrate;
-pub mod apply;
-
-pub mod export;
-pub mod import;
+pub use model::{Desired, External, Naming, Origin, Topology};
