@@ -1921,7 +1921,7 @@ mod tests {
             name(),
             -3i64..3,
             prop::collection::btree_map(
-                "[a-z-]{1,8}|message-ttl|expires|max-length-bytes|dead-letter-exchange|max-age",
+                "[a-z-]{1,6}|message-ttl|max-length-bytes|dead-letter-exchange|max-age",
                 prop_oneof![
                     (-5i64..100_000).prop_map(Json::from),
                     name().prop_map(Json::from),
