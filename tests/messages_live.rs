@@ -16,8 +16,8 @@ use nexus::delivery::consume::{ConsumeEnd, ConsumeReport, ConsumeVerdict};
 use nexus::delivery::publish::{Fate, PublishReport, PublishVerdict};
 use nexus::delivery::source::Limits;
 use nexus::delivery::{
-    Composer, ConsumeOptions, DurableFile, Filter, Format, LineSource, PublishOptions, RecordSource,
-    Sink, Source, Stop, Stream, consume, publish,
+    Composer, ConsumeOptions, DurableFile, Filter, Format, LineSource, PublishOptions,
+    RecordSource, Sink, Source, Stop, Stream, consume, publish,
 };
 use nexus::message::{
     FieldTable, FieldValue, Message, Properties, Record, parse_record, write_record,
@@ -126,7 +126,11 @@ fn lines(input: Vec<u8>, to: &str) -> LineSource {
     )
 }
 
-async fn take(broker: &dyn Broker, from: &str, options: ConsumeOptions) -> (ConsumeReport, Vec<u8>) {
+async fn take(
+    broker: &dyn Broker,
+    from: &str,
+    options: ConsumeOptions,
+) -> (ConsumeReport, Vec<u8>) {
     let shared = Shared::default();
     let sink = Sink::new(Format::Ndjson, Box::new(Stream(shared.clone())));
     let name = queue(from);
@@ -294,10 +298,10 @@ async fn an_unroutable_message_is_returned_and_never_taken_for_confirmed() {
     for place in places("nowhere").await {
         let broker = &*place.broker;
         declare(broker, "q").await;
-        let record = |key: &str| format!("{{\"exchange\":\"\",\"routingKey\":\"{key}\",\"body\":1}}\n");
+        let record =
+            |key: &str| format!("{{\"exchange\":\"\",\"routingKey\":\"{key}\",\"body\":1}}\n");
         let input = [record("q"), record("nowhere"), record("q")].concat().into_bytes();
-        let source =
-            RecordSource::new(Box::new(Cursor::new(input)), None, None, Limits::default());
+        let source = RecordSource::new(Box::new(Cursor::new(input)), None, None, Limits::default());
         let report = send(broker, source).await;
         assert_eq!((report.confirmed, report.returned), (2, 1), "{}", place.label);
         assert_eq!(report.verdict(), PublishVerdict::Refused);
@@ -318,7 +322,12 @@ async fn a_count_takes_exactly_as_many_and_leaves_the_rest_in_order() {
         for count in [1, 7, 600] {
             let options = ConsumeOptions { count: Some(count), ..ConsumeOptions::default() };
             let (report, bytes) = take(broker, "q", options).await;
-            assert_eq!((report.ended, report.written), (ConsumeEnd::Count, count), "{}", place.label);
+            assert_eq!(
+                (report.ended, report.written),
+                (ConsumeEnd::Count, count),
+                "{}",
+                place.label
+            );
             bodies.extend(parse(&bytes));
         }
         bodies.extend(take_all(broker, "q").await);

@@ -5,8 +5,13 @@ use std::time::Duration;
 
 use crate::base::id::VhostName;
 use crate::base::time::Clock;
+<<<<<<< HEAD
 use crate::base::url::{BrokerUrl, Imitated, ManagementUrl};
 use crate::resilience::CircuitSettings;
+=======
+use crate::base::id::VhostName;
+use crate::base::url::{BrokerUrl, EmbeddedUrl, Imitated, ManagementUrl};
+>>>>>>> cli
 
 use super::embedded::{EmbeddedBroker, EmbeddedOptions};
 use super::rabbitmq::{ConnectOptions, RabbitBroker};
@@ -21,6 +26,8 @@ pub struct Target {
     pub url: BrokerUrl,
     /// The management API, when it is not where RabbitMQ puts it.
     pub management: Option<ManagementUrl>,
+    /// The virtual host of the embedded broker, whose URL has none; `/` when left out.
+    pub vhost: Option<VhostName>,
     /// Certificates for `amqps` and `https`.
     pub tls: TlsOptions,
     /// Limit of every single wait.
@@ -39,7 +46,7 @@ pub async fn connect(
     clock: Arc<dyn Clock>,
     seed: u64,
 ) -> Result<Arc<dyn Broker>, BrokerError> {
-    let Target { url, management, tls, timeout, client_name } = target;
+    let Target { url, management, vhost, tls, timeout, client_name } = target;
     match url {
         BrokerUrl::Amqp(url) => {
             let management = management.unwrap_or_else(|| url.default_management_url());
@@ -55,6 +62,7 @@ pub async fn connect(
             })
             .await
         }
+<<<<<<< HEAD
         BrokerUrl::Embedded(url) => {
             let attempted = "open the embedded broker";
             let Some(path) = url.path else {
@@ -71,6 +79,23 @@ pub async fn connect(
             })?;
             let options = EmbeddedOptions { like, vhost, timeout };
             Ok(EmbeddedBroker::open(path, options, clock).await?)
+=======
+        BrokerUrl::Embedded(EmbeddedUrl { path, like }) => {
+            let Some(path) = path else {
+                let attempted = "open the embedded broker";
+                let cause = "its URL names no state file";
+                return Err(BrokerError::new(ErrorKind::Invalid, attempted, cause)
+                    .hint("write embedded:PATH"));
+            };
+            let like = match like {
+                Imitated::V3_10 => Version::new(3, 10, 8),
+                Imitated::V4_0 => Version::new(4, 0, 5),
+            };
+            let vhost = vhost.unwrap_or_default();
+            let options = EmbeddedOptions { like, vhost, timeout };
+            let broker: Arc<dyn Broker> = EmbeddedBroker::open(path, options, clock).await?;
+            Ok(broker)
+>>>>>>> cli
         }
     }
 }

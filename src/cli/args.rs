@@ -117,6 +117,8 @@ impl GlobalArgs {
 pub enum Command {
     /// Keep exchanges, queues, bindings and policies under version control
     Topology(super::topology::TopologyArgs),
+    /// Publish messages, each confirmed
+    Publish(super::publish::PublishArgs),
     /// Manage contexts: named ways to reach a broker
     Context(super::context::ContextArgs),
     /// Say what a status, an error code or a reply code means and what to do

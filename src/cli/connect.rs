@@ -1,15 +1,15 @@
 //! From settings to a broker that has been reached.
 
-use std::path::PathBuf;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::time::Clock;
-use crate::base::url::{AmqpUrl, BrokerUrl, ManagementUrl};
-use crate::broker::Broker;
-use crate::broker::rabbitmq::{ConnectOptions, RabbitBroker, TlsOptions};
-use crate::broker::read_only::ReadOnly;
-use crate::resilience::CircuitSettings;
+use crate::base::url::{AmqpUrl, BrokerUrl, EmbeddedUrl, ManagementUrl};
+use crate::broker::connect::{self, TlsOptions};
+use crate::broker::{Broker, ReadOnly};
 
 use super::credentials::complete_url;
 use super::error::CliError;
@@ -35,11 +35,7 @@ impl Target {
     pub fn of(session: &mut Session) -> Result<Target, CliError> {
         let settings = session.settings()?;
         let url = complete_url(session, &settings)?;
-        let management = match (&settings.management_url, &url) {
-            (Some(url), _) => Some(url.value.clone()),
-            (None, BrokerUrl::Amqp(url)) => Some(url.default_management_url()),
-            (None, BrokerUrl::Embedded(_)) => None,
-        };
+        let management = settings.management_url.as_ref().map(|url| url.value.clone());
         let (clock, seed) = (Arc::clone(&session.clock), session.seed);
         Ok(Target { url, management, settings, clock, seed })
     }
@@ -92,30 +88,38 @@ impl Target {
 
     async fn reach(&self) -> Result<Arc<dyn Broker>, CliError> {
         let settings = &self.settings;
-        match &self.url {
-            BrokerUrl::Amqp(url) => {
-                let path = |path: &Option<Sourced<PathBuf>>| path.as_ref().map(|p| p.value.clone());
-                let tls = TlsOptions {
-                    ca: path(&settings.tls_ca),
-                    cert: path(&settings.tls_cert),
-                    key: path(&settings.tls_key),
-                    server_name: settings.tls_server_name.as_ref().map(|name| name.value.clone()),
-                    // A certificate without a password is itself the login.
-                    external_login: url.password.is_none(),
-                };
-                let broker = RabbitBroker::connect(ConnectOptions {
-                    url: url.clone(),
-                    management: self.management.clone(),
-                    tls,
-                    timeout: settings.timeout(),
-                    clock: Arc::clone(&self.clock),
-                    seed: self.seed,
-                    circuit: CircuitSettings::default(),
-                    client_name: concat!("nexusctl ", env!("CARGO_PKG_VERSION")).to_owned(),
-                });
-                Ok(broker.await?)
-            }
-            BrokerUrl::Embedded(_) => Err(CliError::failed("the embedded broker is not wired yet")),
+        let path = |path: &Option<Sourced<PathBuf>>| path.as_ref().map(|p| p.value.clone());
+        let tls = TlsOptions {
+            ca: path(&settings.tls_ca),
+            cert: path(&settings.tls_cert),
+            key: path(&settings.tls_key),
+            server_name: settings.tls_server_name.as_ref().map(|name| name.value.clone()),
+            // A certificate without a password is itself the login.
+            external_login: matches!(&self.url, BrokerUrl::Amqp(url) if url.password.is_none()),
+        };
+        let target = connect::Target {
+            url: self.url.clone(),
+            management: self.management.clone(),
+            vhost: settings.vhost.as_ref().map(|vhost| vhost.value.clone()),
+            tls,
+            timeout: settings.timeout(),
+            client_name: concat!("nexusctl ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        if let BrokerUrl::Embedded(EmbeddedUrl { path: Some(path), .. }) = &self.url {
+            make_home(path, &settings.state.value)?;
         }
+        Ok(connect::connect(target, Arc::clone(&self.clock), self.seed).await?)
     }
+}
+
+/// Makes the directory of our own state file, readable by its owner only. A path that somebody wrote
+/// out has to be there: a slip must not make directories.
+fn make_home(path: &Path, own: &Path) -> Result<(), CliError> {
+    let Some(dir) = path.parent().filter(|dir| path == own && !dir.exists()) else {
+        return Ok(());
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
+        CliError::file(format!("create {}", dir.display()), &error)
+            .with_status(ExitStatus::Unavailable)
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::ops::{Deref, DerefMut};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -12,9 +13,26 @@ use crate::broker::{BrokerError, ErrorKind, LockError, Reply};
 use super::exit::ExitStatus;
 use super::output::{Page, Style, View};
 
-/// A failure as it is shown.
+/// A failure as it is shown. In a box, because every result carries room for it.
 #[derive(Clone, Debug)]
-pub struct CliError {
+pub struct CliError(Box<Failure>);
+
+impl Deref for CliError {
+    type Target = Failure;
+    fn deref(&self) -> &Failure {
+        &self.0
+    }
+}
+
+impl DerefMut for CliError {
+    fn deref_mut(&mut self) -> &mut Failure {
+        &mut self.0
+    }
+}
+
+/// What there is to say about a failure.
+#[derive(Clone, Debug)]
+pub struct Failure {
     /// A stable name such as `broker/unreachable`; `nexusctl explain CODE` knows each.
     pub code: &'static str,
     /// What the run ends with.
@@ -70,7 +88,7 @@ pub mod code {
 impl CliError {
     /// A failure without advice yet.
     pub fn new(code: &'static str, status: ExitStatus, message: impl Into<String>) -> Self {
-        CliError {
+        CliError(Box::new(Failure {
             code,
             status,
             message: message.into(),
@@ -80,7 +98,7 @@ impl CliError {
             reply: None,
             findings: Findings::default(),
             silent: false,
-        }
+        }))
     }
 
     /// The command line is wrong.
@@ -322,17 +340,12 @@ impl From<&BrokerError> for CliError {
     fn from(error: &BrokerError) -> Self {
         let BrokerError { attempted, kind, cause, reply, hint } = error;
         let (code, status, advice) = of_kind(*kind);
-        CliError {
-            code,
-            status,
-            message: format!("cannot {attempted}: {cause}"),
-            causes: reply.iter().map(|reply| format!("the broker says: {reply}")).collect(),
-            object: object_of(attempted),
-            hint: hint.clone().or_else(|| advice.map(str::to_owned)),
-            reply: reply.clone(),
-            findings: Findings::default(),
-            silent: false,
-        }
+        let mut error = CliError::new(code, status, format!("cannot {attempted}: {cause}"));
+        error.causes = reply.iter().map(|reply| format!("the broker says: {reply}")).collect();
+        error.object = object_of(attempted);
+        error.hint = hint.clone().or_else(|| advice.map(str::to_owned));
+        error.reply.clone_from(reply);
+        error
     }
 }
 

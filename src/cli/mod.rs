@@ -19,6 +19,8 @@ pub mod explain;
 pub mod host;
 pub mod man;
 pub mod output;
+pub mod progress;
+pub mod publish;
 pub mod runtime;
 pub mod schemas;
 pub mod session;
@@ -157,6 +159,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Explain(args) => explain::run(args, session),
         Command::Completions(args) => completions::run(args, session),
         Command::Man(args) => man::run(args, session),
+        Command::Publish(args) => publish::run(args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),
     }

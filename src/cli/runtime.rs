@@ -1,10 +1,21 @@
 //! The asynchronous runtime, made only for commands that wait for something.
 
 use std::future::Future;
+use std::time::Duration;
+
+use crate::delivery::Wish;
 
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
 use super::signals::{self, Stop};
+
+/// How long work may take to report what it leaves, once it is asked to end now.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
+async fn after_now(stop: &Stop) {
+    stop.job().until(Wish::Now).await;
+    tokio::time::sleep(LAST_WORDS).await;
+}
 
 /// Runs `work` to its end. An immediate stop drops it where it stands; a graceful one is for `work`
 /// itself to notice.
@@ -32,9 +43,9 @@ pub fn drive<T>(
     let result = runtime.block_on(async {
         tokio::select! {
             result = work => result,
-            signal = stop.immediate() => Err(CliError::new(
+            () = after_now(stop) => Err(CliError::new(
                 code::STOPPED,
-                signal.status(),
+                stop.status(),
                 "stopped at once; what was in flight is unknown",
             )),
         }

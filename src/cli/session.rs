@@ -39,12 +39,6 @@ pub struct Session {
     settings: Option<Arc<Settings>>,
 }
 
-impl std::fmt::Debug for Input {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Input").field("is_terminal", &self.is_terminal).finish_non_exhaustive()
-    }
-}
-
 impl Session {
     /// A run on `host` whose command line has not been read yet.
     pub fn new(host: Host) -> Self {

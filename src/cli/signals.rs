@@ -4,10 +4,10 @@
 //! with 130 or 143. The second ends at once: connections are dropped, leases go back to their queue.
 //! No command installs a handler itself; tests ask for a stop through the handle.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use crate::delivery::{self, Wish};
 
 use super::exit::ExitStatus;
 
@@ -30,85 +30,43 @@ impl Signal {
     }
 }
 
-/// How urgently the run should end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// Go on.
-    None,
-    /// Finish what is half done, then end.
-    Graceful(Signal),
-    /// End now.
-    Immediate(Signal),
-}
-
 /// The handle by which a stop is asked for and noticed. Clones are the same handle.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Stop {
-    wish: Arc<watch::Sender<Wish>>,
-}
-
-impl Default for Stop {
-    fn default() -> Self {
-        Stop { wish: Arc::new(watch::Sender::new(Wish::None)) }
-    }
+    job: delivery::Stop,
+    first: Arc<OnceLock<Signal>>,
 }
 
 impl Stop {
-    /// Asks for a stop: graceful the first time, immediate from then on.
+    /// Asks for a stop: to finish what is in flight the first time, at once from then on. Returns what
+    /// is wished now.
     pub fn ask(&self, signal: Signal) -> Wish {
-        self.wish.send_modify(|wish| {
-            *wish = match *wish {
-                Wish::None => Wish::Graceful(signal),
-                Wish::Graceful(first) | Wish::Immediate(first) => Wish::Immediate(first),
-            };
-        });
-        *self.wish.borrow()
+        let wish = match self.first.set(signal) {
+            Ok(()) => Wish::Finish,
+            Err(_) => Wish::Now,
+        };
+        self.job.ask(wish);
+        wish
     }
 
-    /// What is asked for now.
-    pub fn wish(&self) -> Wish {
-        *self.wish.borrow()
+    /// The handle that running jobs watch.
+    pub fn job(&self) -> &delivery::Stop {
+        &self.job
     }
 
     /// The signal that asked first, if any did.
     pub fn signal(&self) -> Option<Signal> {
-        match self.wish() {
-            Wish::None => None,
-            Wish::Graceful(signal) | Wish::Immediate(signal) => Some(signal),
-        }
+        self.first.get().copied()
     }
 
-    /// Returns when a stop of any strength is asked for. Cancel-safe.
-    pub async fn graceful(&self) -> Signal {
-        self.when(|wish| match wish {
-            Wish::None => None,
-            Wish::Graceful(signal) | Wish::Immediate(signal) => Some(signal),
-        })
-        .await
-    }
-
-    /// Returns when an immediate stop is asked for. Cancel-safe.
-    pub async fn immediate(&self) -> Signal {
-        self.when(|wish| match wish {
-            Wish::Immediate(signal) => Some(signal),
-            Wish::None | Wish::Graceful(_) => None,
-        })
-        .await
-    }
-
-    async fn when(&self, pick: impl Fn(Wish) -> Option<Signal>) -> Signal {
-        let mut seen = self.wish.subscribe();
-        let found = seen.wait_for(|wish| pick(*wish).is_some()).await.map(|wish| pick(*wish));
-        match found {
-            Ok(Some(signal)) => signal,
-            // The sender lives in `self`, so it cannot have gone away.
-            _ => std::future::pending().await,
-        }
+    /// The status of a run that was asked to stop and did.
+    pub fn status(&self) -> ExitStatus {
+        self.signal().unwrap_or(Signal::Interrupt).status()
     }
 }
 
 /// How long an immediate stop may take before the process is ended whatever it is doing.
-const LAST_RESORT: Duration = Duration::from_millis(300);
+const LAST_RESORT: Duration = Duration::from_millis(600);
 
 /// Listens to the process's signals for as long as the runtime lives.
 ///
@@ -130,9 +88,9 @@ pub(super) fn listen(runtime: &tokio::runtime::Runtime, stop: &Stop) -> std::io:
                 Some(()) = terminations.recv() => Signal::Terminate,
                 else => return,
             };
-            if let Wish::Immediate(first) = stop.ask(came) {
+            if stop.ask(came) == Wish::Now {
                 tokio::time::sleep(LAST_RESORT).await;
-                end_process(first.status());
+                end_process(stop.status());
             }
         }
     });
@@ -148,23 +106,16 @@ fn end_process(status: ExitStatus) -> ! {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_first_ask_is_graceful_and_the_second_immediate_under_the_first_signal() {
-        let stop = Stop::default();
-        assert_eq!(stop.wish(), Wish::None);
-        assert_eq!(stop.ask(Signal::Terminate), Wish::Graceful(Signal::Terminate));
-        assert_eq!(stop.ask(Signal::Interrupt), Wish::Immediate(Signal::Terminate));
-        assert_eq!(stop.signal().map(Signal::status), Some(ExitStatus::Terminated));
-    }
-
     #[tokio::test]
-    async fn a_watcher_wakes_for_the_strength_it_waits_for() {
+    async fn the_first_ask_is_to_finish_and_the_second_to_end_now_under_the_first_signal() {
         let stop = Stop::default();
-        stop.ask(Signal::Interrupt);
-        assert_eq!(stop.graceful().await, Signal::Interrupt);
-        let immediate = tokio::time::timeout(Duration::from_millis(10), stop.immediate()).await;
-        assert!(immediate.is_err());
-        stop.ask(Signal::Interrupt);
-        assert_eq!(stop.immediate().await, Signal::Interrupt);
+        assert_eq!(stop.signal(), None);
+        assert_eq!(stop.ask(Signal::Terminate), Wish::Finish);
+        stop.job().until(Wish::Finish).await;
+        let now = tokio::time::timeout(Duration::from_millis(10), stop.job().until(Wish::Now));
+        assert!(now.await.is_err());
+        assert_eq!(stop.ask(Signal::Interrupt), Wish::Now);
+        stop.job().until(Wish::Now).await;
+        assert_eq!(stop.status(), ExitStatus::Terminated);
     }
 }

@@ -9,6 +9,7 @@ use crate::base::document::{Kind, Node, header, read_documents};
 use crate::topology::Topology;
 use crate::topology::expand;
 
+use super::directory::Project;
 use super::files::{FileError, read_source};
 
 const NO_DOCUMENT: Code = Code("project/no-document");
@@ -38,6 +39,22 @@ pub fn load_topology(
         .map(|file| read_source(&file.path, &file.name))
         .collect::<Result<Vec<_>, _>>()?;
     topology_of(&sources, set, owner)
+}
+
+/// The topology of a project, its files named as `nexus.yaml` names them.
+///
+/// # Errors
+/// As [`load_topology`].
+pub fn of_project(
+    project: &Project,
+    set: &BTreeMap<String, String>,
+) -> Result<Topology, FileError> {
+    let files: Vec<NamedFile> = project
+        .topology_files()
+        .into_iter()
+        .map(|name| NamedFile { path: project.root.join(&name), name })
+        .collect();
+    load_topology(&files, set, Some(project.name()))
 }
 
 /// [`load_topology`] of what has been read already.

@@ -6,6 +6,7 @@
 pub mod model;
 pub mod spec;
 pub mod expand;
+pub mod view;
 pub mod lint;
 
 // What is asked about a topology.

@@ -27,8 +27,7 @@ fn refusal(kind: ErrorKind, change: &str, code: u16, name: &str, text: &str) -> 
 /// words.
 fn precondition(change: &str, text: &str) -> Fault {
     let wrong_by_itself = text.starts_with("invalid ") || text.contains("routing_key_but_no_dlx");
-    let kind =
-        if wrong_by_itself { ErrorKind::Invalid } else { ErrorKind::PreconditionFailed };
+    let kind = if wrong_by_itself { ErrorKind::Invalid } else { ErrorKind::PreconditionFailed };
     refusal(kind, change, 406, "PRECONDITION_FAILED", text)
 }
 
@@ -315,9 +314,8 @@ impl Engine {
             }
             _ => format!("invalid arg {of}: {}", problem.message),
         };
-        let mut error =
-            BrokerError::new(ErrorKind::PreconditionFailed, attempted, problem.message.clone())
-                .reply(406, format!("PRECONDITION_FAILED - {text}"));
+        let mut error = BrokerError::new(ErrorKind::Invalid, attempted, problem.message.clone())
+            .reply(406, format!("PRECONDITION_FAILED - {text}"));
         if let Some(hint) = &problem.hint {
             error = error.hint(hint.clone());
         }

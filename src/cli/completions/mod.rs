@@ -17,7 +17,7 @@ use super::session::Session;
 pub const VARIABLE: &str = "NEXUSCTL_COMPLETE";
 
 /// Arguments of `completions`.
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 #[command(after_help = "Add to your shell's start-up file:\n  \
     bash        source <(nexusctl completions bash)\n  \
     zsh         source <(nexusctl completions zsh)\n  \

@@ -79,7 +79,7 @@ struct AddArgs {
     use_it: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 #[command(after_help = "Examples:\n  nexusctl context list\n  nexusctl context list -o json")]
 struct ListArgs {}
 
@@ -106,7 +106,7 @@ struct ShowArgs {
     effective: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 #[command(after_help = "Status 2 when no context is in use.\n\n\
     Examples:\n  nexusctl context current\n  nexusctl context current -o json")]
 struct CurrentArgs {}
@@ -257,10 +257,7 @@ fn show(args: ShowArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     }
     let contexts = Contexts::read(&session.config_path()?)?;
     let in_use = in_use(session, &contexts);
-    let name = match name.or_else(|| in_use.clone()) {
-        Some(name) => name,
-        None => return Err(no_context()),
-    };
+    let Some(name) = name.or_else(|| in_use.clone()) else { return Err(no_context()) };
     let spec = contexts.get(&name)?;
     session.ui.report(&ContextView::new(&name, spec, in_use.as_deref() == Some(&name)))?;
     Ok(ExitStatus::Done)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::project::Project;
 use crate::project::files::{FileError, read_source, read_stream};
 use crate::project::spec::TOPOLOGY_FILE;
 use crate::project::topology::topology_of;
@@ -105,7 +106,7 @@ pub(crate) fn read(
             Err(error) => return Ok(Err(error)),
         }
     }
-    Ok(topology_of(&sources, &set, project.map(|project| project.name())))
+    Ok(topology_of(&sources, &set, project.map(Project::name)))
 }
 
 /// `path` as a person in `cwd` would name it.

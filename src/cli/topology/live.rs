@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use crate::base::diagnostic::Diagnostic;
 use crate::base::time::HumanDuration;
 use crate::broker::{Broker, BrokerIdentity, LockHolder, Snapshot};
 use crate::topology::apply::{self, ApplyError, ApplyOptions, ApplyReport, Event, Observer};
-use crate::topology::diff::diff as compare;
 use crate::topology::destroy::destroy as plan_destroy;
+use crate::topology::diff::diff as compare;
 use crate::topology::export::export as topology_of;
 use crate::topology::fingerprint::Fingerprint;
+use crate::topology::lint::validate;
 use crate::topology::migrate::Timing;
 use crate::topology::object::ObjectKind;
 use crate::topology::plan::{Options, Plan, plan as make_plan};
@@ -98,10 +100,12 @@ struct RunArgs {
 
 /// Arguments of `topology plan`.
 #[derive(Debug, Args)]
-#[command(after_help = "Only reads. Status 0, or with --exit-code 2 when something would change.\n\n\
+#[command(
+    after_help = "Only reads. Status 0, or with --exit-code 2 when something would change.\n\n\
     Examples:\n  nexusctl topology plan\n  \
     nexusctl topology plan topology.yaml --prune queues,bindings --exit-code\n  \
-    nexusctl topology plan --out plan.json")]
+    nexusctl topology plan --out plan.json"
+)]
 pub(super) struct PlanArgs {
     #[command(flatten)]
     files: FileArgs,
@@ -122,9 +126,10 @@ pub(super) fn plan(args: PlanArgs, session: &mut Session) -> Result<ExitStatus, 
     let target = Target::of(session)?;
     let plan = session.drive(async {
         let broker = target.connect().await?;
-        let plan = make_plan(&topology, &broker.inspect().await?, &options);
+        let snapshot = broker.inspect().await?;
         broker.close().await?;
-        Ok(plan)
+        lint(&topology, &snapshot)?;
+        Ok(make_plan(&topology, &snapshot, &options))
     })?;
     session.ui.report(&PlanView::from(&plan))?;
     if let Some(out) = out {
@@ -175,12 +180,11 @@ pub(super) fn apply(args: ApplyArgs, session: &mut Session) -> Result<ExitStatus
     let ApplyArgs { files, set, allow, run, skip_blocked } = args;
     let wanted = match saved(&files, session)? {
         Some(plan) => Wanted::Saved(Box::new(plan)),
-        None => Wanted::Topology(
-            Box::new(files::load(FileArgs { files, set }, session)?),
-            allow.into(),
-        ),
+        None => {
+            Wanted::Topology(Box::new(files::load(FileArgs { files, set }, session)?), allow.into())
+        }
     };
-    execute(wanted, make_plan, "apply the topology", run, skip_blocked, session)
+    execute(&wanted, Task::Apply, run, skip_blocked, session)
 }
 
 /// The plan, when the only file given is one.
@@ -230,21 +234,50 @@ pub(super) fn destroy(args: DestroyArgs, session: &mut Session) -> Result<ExitSt
     let topology = files::load(files, session)?;
     let options = Options { lose_messages, while_consumed, ..Options::default() };
     let wanted = Wanted::Topology(Box::new(topology), options);
-    execute(wanted, plan_destroy, "destroy the topology", run, skip_blocked, session)
+    execute(&wanted, Task::Destroy, run, skip_blocked, session)
 }
 
-type Planner = fn(&Topology, &Snapshot, &Options) -> Plan;
+/// Which plan is made of the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Apply,
+    Destroy,
+}
+
+impl Task {
+    fn what(self) -> &'static str {
+        match self {
+            Task::Apply => "apply the topology",
+            Task::Destroy => "destroy the topology",
+        }
+    }
+
+    fn plan(
+        self,
+        topology: &Topology,
+        snapshot: &Snapshot,
+        options: &Options,
+    ) -> Result<Plan, CliError> {
+        match self {
+            Task::Apply => {
+                lint(topology, snapshot)?;
+                Ok(make_plan(topology, snapshot, options))
+            }
+            Task::Destroy => Ok(plan_destroy(topology, snapshot, options)),
+        }
+    }
+}
 
 /// Plans, asks, runs, reports.
 fn execute(
-    wanted: Wanted,
-    planner: Planner,
-    what: &str,
+    wanted: &Wanted,
+    task: Task,
     run: RunArgs,
     skip_blocked: bool,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let RunArgs { lock_timeout, continue_on_error, journal, dry_run } = run;
+    let what = task.what();
     let settings = session.settings()?;
     let target = Target::of(session)?;
     let stop = session.stop.clone();
@@ -256,10 +289,10 @@ fn execute(
     };
     super::super::runtime::drive(&stop, listen, async {
         let broker = target.connect().await?;
-        let plan = match &wanted {
+        let plan = match wanted {
             Wanted::Saved(plan) => plan.as_ref().clone(),
             Wanted::Topology(topology, options) => {
-                planner(topology, &broker.inspect().await?, options)
+                task.plan(topology, &broker.inspect().await?, options)?
             }
         };
         let view = PlanView::from(&plan);
@@ -286,9 +319,9 @@ fn execute(
             journal: Some(journal),
             timing: Timing::default(),
         };
-        let desired = match &wanted {
+        let desired = match wanted {
             // What is left after a removal is not what the files say.
-            Wanted::Topology(topology, options) if planner == make_plan as Planner => {
+            Wanted::Topology(topology, options) if task == Task::Apply => {
                 Some((topology.as_ref(), options))
             }
             _ => None,
@@ -309,6 +342,17 @@ fn execute(
         session.ui.report(&ApplyView::from(&report))?;
         Ok(status_of(&report))
     })
+}
+
+/// Refuses what this broker's version would refuse, or what loses messages.
+fn lint(topology: &Topology, snapshot: &Snapshot) -> Result<(), CliError> {
+    let mut findings = validate(topology, snapshot.identity.version);
+    if !findings.has_errors() {
+        return Ok(());
+    }
+    findings.0.retain(Diagnostic::is_error);
+    Err(CliError::findings("the topology cannot be used on this broker", findings)
+        .hint("`nexusctl topology validate --live` also shows warnings"))
 }
 
 fn deed(what: &str, plan: &Plan, view: &PlanView) -> Deed {
@@ -352,9 +396,13 @@ impl Observer for Teller<'_> {
             }
             Event::Waiting(None) => ui.status("waiting for somebody else to finish"),
             Event::Resuming { done, of } => {
-                ui.status(format!("going on with an interrupted run: {done} of {of} steps are done"));
+                ui.status(format!(
+                    "going on with an interrupted run: {done} of {of} steps are done"
+                ));
             }
-            Event::Started(step) => tracing::debug!(step = %step.id, object = %step.object, "start"),
+            Event::Started(step) => {
+                tracing::debug!(step = %step.id, object = %step.object, "start");
+            }
             Event::Moved(step, moved) => tracing::info!(
                 object = %step.object, out = moved.out, back = moved.back, "moved"
             ),

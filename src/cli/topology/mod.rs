@@ -2,8 +2,10 @@
 
 pub mod files;
 mod live;
+mod looking;
 mod offline;
 mod plan_view;
+mod reports;
 mod view;
 
 use clap::{Args, Subcommand};
@@ -13,6 +15,7 @@ use super::exit::ExitStatus;
 use super::session::Session;
 
 pub use plan_view::{ApplyView, DiffView, PlanView};
+pub use reports::GraphView;
 pub use view::FindingsView;
 
 /// Arguments of `topology`.
@@ -39,6 +42,12 @@ enum TopologyCommand {
     Export(live::ExportArgs),
     /// Print RabbitMQ's definitions JSON as a topology file
     Import(offline::ImportArgs),
+    /// Draw exchanges, queues and bindings
+    Graph(looking::GraphArgs),
+    /// Show which queues would get a message, and on which way
+    Route(looking::RouteArgs),
+    /// Show every effective value of an object and where it comes from
+    Explain(looking::ExplainArgs),
     /// Remove what the files declare and this owner made
     Destroy(live::DestroyArgs),
 }
@@ -54,6 +63,9 @@ pub(super) fn run(args: TopologyArgs, session: &mut Session) -> Result<ExitStatu
         TopologyCommand::Diff(args) => live::diff(args, session),
         TopologyCommand::Export(args) => live::export(args, session),
         TopologyCommand::Import(args) => offline::import(args, session),
+        TopologyCommand::Graph(args) => looking::graph(args, session),
+        TopologyCommand::Route(args) => looking::route(args, session),
+        TopologyCommand::Explain(args) => looking::explain(args, session),
         TopologyCommand::Destroy(args) => live::destroy(args, session),
     }
 }

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::base::diagnostic::{Diagnostic, Findings};
+use crate::broker::Version;
 use crate::project::directory::is_name;
 use crate::project::files::{FileError, read_source, read_stream};
 use crate::topology::Topology;
 use crate::topology::expand::to_spec;
 use crate::topology::import as definitions;
+use crate::topology::lint;
 
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -17,28 +19,41 @@ use crate::cli::output::{Format, count};
 use crate::cli::session::Session;
 
 use super::files::{self, FileArgs, rejected};
+use super::live::inspect;
 use super::view::FindingsView;
 
 /// Arguments of `topology validate`.
 #[derive(Debug, Args)]
 #[command(after_help = "Status 2 when the files are invalid; all findings at once.\n\n\
     Examples:\n  nexusctl topology validate\n  \
-    nexusctl topology validate topology.yaml --strict -o json")]
+    nexusctl topology validate topology.yaml --target 3.10 -o json")]
 pub(super) struct ValidateArgs {
     #[command(flatten)]
     files: FileArgs,
     /// Let warnings count as errors
     #[arg(long)]
     strict: bool,
+    /// Follow the rules of this RabbitMQ version, such as 3.10, 3.13, 4.0 or 4.3
+    #[arg(long, value_name = "VERSION", default_value = "4.0", conflicts_with = "live")]
+    target: Version,
+    /// Ask the broker for its version and for the permissions of the login
+    #[arg(long)]
+    live: bool,
 }
 
-pub(super) fn validate(
-    args: ValidateArgs,
-    session: &mut Session,
-) -> Result<ExitStatus, CliError> {
-    let ValidateArgs { files, strict } = args;
+pub(super) fn validate(args: ValidateArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+    let ValidateArgs { files, strict, target, live } = args;
     let findings = match files::read(files, session)? {
-        Ok(_topology) => Findings::default(),
+        Ok(topology) if live => {
+            let snapshot = inspect(session)?;
+            let mut findings = lint::validate(&topology, snapshot.identity.version);
+            if let Some(permissions) = &snapshot.permissions {
+                let needs = lint::permissions_needed(&topology);
+                findings.extend(lint::check_permissions(&needs, permissions));
+            }
+            findings
+        }
+        Ok(topology) => lint::validate(&topology, target),
         Err(FileError::Wrong(findings)) => findings,
         Err(error) => return Err(rejected(error, "")),
     };

@@ -18,7 +18,7 @@ use crate::cli::output::{Page, View, count};
 /// Which broker was read.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct BrokerView {
+pub(crate) struct BrokerView {
     /// `rabbitmq` or `embedded`.
     product: String,
     /// Its version; of the embedded one, the RabbitMQ that it imitates.
@@ -46,7 +46,7 @@ impl From<&BrokerIdentity> for BrokerView {
 
 impl BrokerView {
     /// `vhost / of RabbitMQ 4.0.5 (rabbit@host)`.
-    pub fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         let BrokerView { product, version, cluster_name, vhost } = self;
         match product.as_str() {
             "embedded" => "the embedded broker".to_owned(),
@@ -58,7 +58,7 @@ impl BrokerView {
 /// One field, old and new.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct FieldView {
+pub(crate) struct FieldView {
     /// `durable`, `type`, `arguments.x-max-length`.
     field: String,
     /// What it is; null when it is not set.
@@ -118,7 +118,7 @@ fn owner_words(owner: &Owner) -> Option<String> {
 /// One object and what becomes of it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ChangeView {
+pub(crate) struct ChangeView {
     /// Which object.
     object: ObjectRef,
     /// What is done, or would be if nothing stood in the way.
@@ -218,7 +218,7 @@ impl ChangeView {
 /// An object that is there and not declared.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ExtraView {
+pub(crate) struct ExtraView {
     /// Which.
     object: ObjectRef,
     /// Its owner: `ours`, another owner's name, or null.
@@ -240,7 +240,7 @@ impl From<&Extra> for ExtraView {
 /// How many changes of each kind.
 #[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct PlanSummary {
+pub(crate) struct PlanSummary {
     /// Objects to make.
     create: usize,
     /// Objects to change where they stand, by policy included.
@@ -346,7 +346,10 @@ impl View for PlanView {
             .collect();
         if !kept.is_empty() {
             page.gap();
-            page.line(format!("kept though no longer declared (--prune removes): {}", kept.join(", ")));
+            page.line(format!(
+                "kept though no longer declared (--prune removes): {}",
+                kept.join(", ")
+            ));
         }
         if !self.warnings.is_empty() {
             page.gap();
@@ -407,7 +410,9 @@ impl View for ApplyView {
                 StepOutcome::Done => (style.good("ok"), ""),
                 StepOutcome::AlreadySo => (style.dim("ok"), " (was so already)"),
                 StepOutcome::Failed => (style.bad("failed"), ""),
-                StepOutcome::NotVerified => (style.bad("not so"), " (the broker agreed, and reading shows otherwise)"),
+                StepOutcome::NotVerified => {
+                    (style.bad("not so"), " (the broker agreed, and reading shows otherwise)")
+                }
                 StepOutcome::Skipped => (style.attention("skipped"), ""),
             };
             page.line(format!("  {mark} {}{note}", step.what));
@@ -470,7 +475,7 @@ pub struct DiffView {
 /// One object that differs.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct DriftedView {
+pub(crate) struct DriftedView {
     /// Which.
     object: ObjectRef,
     /// Its owner: `ours`, another owner's name, or null.

@@ -11,7 +11,7 @@ use super::session::Session;
 pub use view::VersionView;
 
 /// Arguments of `version`.
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 #[command(after_help = "Examples:\n  nexusctl version\n  nexusctl version -o json")]
 pub struct VersionArgs {}
 
