@@ -5,13 +5,7 @@ use std::time::Duration;
 
 use crate::base::id::VhostName;
 use crate::base::time::Clock;
-<<<<<<< HEAD
-use crate::base::url::{BrokerUrl, Imitated, ManagementUrl};
-use crate::resilience::CircuitSettings;
-=======
-use crate::base::id::VhostName;
 use crate::base::url::{BrokerUrl, EmbeddedUrl, Imitated, ManagementUrl};
->>>>>>> cli
 
 use super::embedded::{EmbeddedBroker, EmbeddedOptions};
 use super::rabbitmq::{ConnectOptions, RabbitBroker};
@@ -22,7 +16,7 @@ pub use super::rabbitmq::TlsOptions;
 /// Everything that decides how a broker is reached.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Where it is. An embedded URL has to name its state file here.
+    /// Where it is. An embedded URL names its state file here; settings have filled it in.
     pub url: BrokerUrl,
     /// The management API, when it is not where RabbitMQ puts it.
     pub management: Option<ManagementUrl>,
@@ -37,10 +31,6 @@ pub struct Target {
 }
 
 /// Reaches the broker at `target`. `seed` feeds the jitter between attempts to connect again.
-///
-/// # Errors
-/// `Unreachable`, `TimedOut`, `AccessRefused` or `NotFound` naming the step that failed; `Storage` when
-/// the state file cannot be used.
 pub async fn connect(
     target: Target,
     clock: Arc<dyn Clock>,
@@ -50,36 +40,17 @@ pub async fn connect(
     match url {
         BrokerUrl::Amqp(url) => {
             let management = management.unwrap_or_else(|| url.default_management_url());
-            RabbitBroker::connect(ConnectOptions {
-                url,
+            let options = ConnectOptions {
                 management: Some(management),
                 tls,
                 timeout,
                 clock,
                 seed,
-                circuit: CircuitSettings::default(),
                 client_name,
-            })
-            .await
+                ..ConnectOptions::new(url)
+            };
+            RabbitBroker::connect(options).await
         }
-<<<<<<< HEAD
-        BrokerUrl::Embedded(url) => {
-            let attempted = "open the embedded broker";
-            let Some(path) = url.path else {
-                let cause = "no state file is named";
-                return Err(BrokerError::new(ErrorKind::Invalid, attempted, cause)
-                    .hint("write embedded:PATH"));
-            };
-            let like = match url.like {
-                Imitated::V3_10 => Version::new(3, 10, 8),
-                Imitated::V4_0 => Version::new(4, 0, 5),
-            };
-            let vhost = VhostName::new("/").map_err(|error| {
-                BrokerError::new(ErrorKind::Invalid, attempted, error.to_string())
-            })?;
-            let options = EmbeddedOptions { like, vhost, timeout };
-            Ok(EmbeddedBroker::open(path, options, clock).await?)
-=======
         BrokerUrl::Embedded(EmbeddedUrl { path, like }) => {
             let Some(path) = path else {
                 let attempted = "open the embedded broker";
@@ -95,7 +66,6 @@ pub async fn connect(
             let options = EmbeddedOptions { like, vhost, timeout };
             let broker: Arc<dyn Broker> = EmbeddedBroker::open(path, options, clock).await?;
             Ok(broker)
->>>>>>> cli
         }
     }
 }
