@@ -10,7 +10,6 @@ pub mod view;
 pub mod lint;
 
 // What is asked about a topology.
-pub mod view;
 pub mod graph;
 pub mod route;
 pub mod explain;
