@@ -1,4 +1,9 @@
 //! Every class of change, by tables and properties; no broker is asked but one in memory.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper that fails should fail its test, and a measurement says what it found"
+)]
 
 #[path = "support/fake.rs"]
 mod fake;
