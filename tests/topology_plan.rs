@@ -55,12 +55,15 @@ fn policy(
     priority: i64,
     definition: serde_json::Value,
 ) -> PolicyDefinition {
+    let serde_json::Value::Object(definition) = definition else {
+        panic!("no table: {definition}")
+    };
     PolicyDefinition {
         name: PolicyName::new(name).unwrap(),
         pattern: pattern.to_owned(),
         apply_to: ApplyTo::Queues,
         priority,
-        definition: definition.as_object().unwrap().clone(),
+        definition,
     }
 }
 
