@@ -1,4 +1,5 @@
 //! The RabbitMQ adapter against real nodes of both supported versions.
+#![expect(clippy::unwrap_used, reason = "a helper that fails has to fail its test")]
 
 mod support;
 
@@ -519,13 +520,15 @@ async fn what_is_not_settled_goes_back_in_order_when_the_consumer_closes() {
     for node in Node::all() {
         let vhost = node.vhost("order");
         let broker = connect(&vhost).await;
-        for definition in [classic("c"), quorum("k")] {
+        let mut limited = quorum("l");
+        limited.arguments.insert("x-delivery-limit", 50i64);
+        for definition in [classic("c"), quorum("k"), limited] {
             let name = definition.name.clone();
             declare(&*broker, definition).await;
-            publish_all(&*broker, (0..100).map(|n| to_queue(name.as_str(), format!("{n:03}"))))
+            publish_all(&*broker, (0..250).map(|n| to_queue(name.as_str(), format!("{n:03}"))))
                 .await;
             let mut consumer = broker.consumer(&name, ConsumerOptions::default()).await.unwrap();
-            for delivery in take(&mut *consumer, 100).await {
+            for delivery in take(&mut *consumer, 250).await {
                 let even = delivery.message.body[2] % 2 == 0;
                 if even {
                     consumer.settle(delivery.tag, Settlement::Ack).await.unwrap();
@@ -533,12 +536,12 @@ async fn what_is_not_settled_goes_back_in_order_when_the_consumer_closes() {
             }
             consumer.close().await.unwrap();
             let mut consumer = broker.consumer(&name, ConsumerOptions::default()).await.unwrap();
-            let rest = take(&mut *consumer, 50).await;
+            let rest = take(&mut *consumer, 125).await;
             let bodies: Vec<_> = rest
                 .iter()
                 .map(|d| String::from_utf8_lossy(&d.message.body).into_owned())
                 .collect();
-            let odd: Vec<_> = (0..50).map(|n| format!("{:03}", 2 * n + 1)).collect();
+            let odd: Vec<_> = (0..125).map(|n| format!("{:03}", 2 * n + 1)).collect();
             assert_eq!(bodies, odd, "{} on {}", name, node.version);
             assert_eq!(consumer.ready(), None);
             consumer.close().await.unwrap();
@@ -643,7 +646,8 @@ async fn a_queue_with_messages_is_not_deleted_when_it_has_to_be_empty() {
         assert_eq!(error.kind, ErrorKind::PreconditionFailed, "{error}");
         assert_eq!(consumer.ready(), None);
         consumer.close().await.unwrap();
-        without.change(&delete).await.unwrap();
+        // The queue learns in its own time that the consumer's channel is gone.
+        until("the queue without its consumer", async || without.change(&delete).await.ok()).await;
         with.close().await.unwrap();
         without.close().await.unwrap();
     }
@@ -685,15 +689,16 @@ async fn everything_in_the_vhost_is_listed() {
             .unwrap();
         let snapshot = until("the counts", async || {
             let snapshot = broker.inspect().await.unwrap();
-            (snapshot.queues[0].messages() == Some(3) && snapshot.queues[0].unacked == Some(2))
-                .then_some(snapshot)
+            let state = &snapshot.queues[0];
+            let counted = (state.ready, state.unacked, state.consumers);
+            (counted == (Some(1), Some(2), Some(1))).then_some(snapshot)
         })
         .await;
         assert_eq!(snapshot.identity, *broker.identity());
         assert_eq!(snapshot.queues.len(), 1);
         let state = &snapshot.queues[0];
         assert_eq!(state.definition, definition);
-        assert_eq!((state.consumers, state.policy.as_deref()), (Some(1), Some("p")));
+        assert_eq!(state.policy.as_deref(), Some("p"));
         assert!(snapshot.exchanges.contains(&topic));
         assert_eq!(snapshot.bindings, [binding]);
         assert_eq!(snapshot.policies, [policy.clone()]);
@@ -1105,36 +1110,6 @@ async fn header_types_survive_the_broker() {
         let delivery = take(&mut *consumer, 1).await.remove(0);
         assert_eq!(delivery.message.properties.headers, Some(headers), "{}", node.version);
         consumer.close().await.unwrap();
-        broker.close().await.unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn zz_probe_acks() {
-    for node in Node::all() {
-        let vhost = node.vhost("probe");
-        let broker = connect(&vhost).await;
-        for round in 0..10 {
-            for (what, holes) in [("all", false), ("holes", true)] {
-                let name = format!("k{round}{what}");
-                declare(&*broker, quorum(&name)).await;
-                publish_all(&*broker, (0..250).map(|n| to_queue(&name, format!("{n:03}")))).await;
-                let mut consumer =
-                    broker.consumer(&queue(&name), ConsumerOptions::default()).await.unwrap();
-                let mut kept = 0;
-                for (n, delivery) in take(&mut *consumer, 250).await.into_iter().enumerate() {
-                    if !holes || n % 2 == 0 {
-                        consumer.settle(delivery.tag, Settlement::Ack).await.unwrap();
-                    } else {
-                        kept += 1;
-                    }
-                }
-                consumer.close().await.unwrap();
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                let ready = broker.depth(&queue(&name)).await.unwrap().unwrap().ready;
-                println!("{} {what}: {} too many", node.version, ready - kept);
-            }
-        }
         broker.close().await.unwrap();
     }
 }

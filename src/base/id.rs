@@ -128,6 +128,13 @@ name!(
     PolicyName, "policy name", false
 );
 
+/// `/`, which every RabbitMQ has.
+impl Default for VhostName {
+    fn default() -> Self {
+        VhostName("/".to_owned())
+    }
+}
+
 impl ExchangeName {
     /// The default exchange, to which every queue is bound by its own name.
     pub fn default_exchange() -> Self {

@@ -16,6 +16,7 @@ pub mod version;
 
 pub mod embedded;
 pub mod rabbitmq;
+pub mod connect;
 
 pub use change::{Change, Changed};
 pub use definition::{

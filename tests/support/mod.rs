@@ -10,6 +10,8 @@
               a helper that fails should fail its test, and a skipped one should say so"
 )]
 
+pub mod fixture;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -147,8 +147,7 @@ pub fn read_documents_within(source: &Arc<Source>, limits: &Limits) -> Result<Ve
 /// to YAML and to nobody else, so that lines would be counted wrongly.
 fn check_characters(source: &Arc<Source>) -> Result<(), Findings> {
     let text = source.text.as_str();
-    let mut chars = text.char_indices().peekable();
-    while let Some((offset, c)) = chars.next() {
+    for (offset, c) in text.char_indices() {
         let next_is_line_feed = || text[offset + 1..].starts_with('\n');
         let (message, hint) = match c {
             '\t' | '\n' | '\u{85}' => continue,
@@ -323,12 +322,12 @@ impl Reader<'_> {
         span.width = 1;
         self.charge(0, &span)?;
         self.check_depth(self.frames.len() + 1, &span)?;
-        let fits = match (&collection, tag.map(Tag::core_suffix)) {
+        let fits = matches!(
+            (&collection, tag.map(Tag::core_suffix)),
             (_, None)
-            | (Collection::Sequence(_), Some(Some("seq")))
-            | (Collection::Mapping { .. }, Some(Some("map"))) => true,
-            _ => false,
-        };
+                | (Collection::Sequence(_), Some(Some("seq")))
+                | (Collection::Mapping { .. }, Some(Some("map")))
+        );
         if !fits {
             self.report(unknown_tag(tag).at(span.clone()))?;
         }

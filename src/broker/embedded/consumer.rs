@@ -211,6 +211,10 @@ impl Consumer for EmbeddedConsumer {
 
     async fn close(mut self: Box<Self>) -> Result<(), BrokerError> {
         self.closed = true;
+        if self.shared.is_closed() {
+            // The broker has given back already what this consumer held.
+            return Ok(());
+        }
         let (id, queue) = (self.id, self.queue_id);
         self.shared
             .call(

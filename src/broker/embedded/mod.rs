@@ -30,6 +30,8 @@ mod shared;
 mod store;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
@@ -231,12 +233,7 @@ impl Broker for EmbeddedBroker {
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
-        self.shared
-            .call("close the embedded broker", Durability::Disk, |engine, store| {
-                let session = engine.session;
-                engine.end_session(store, session)
-            })
-            .await
+        self.shared.close().await
     }
 }
 

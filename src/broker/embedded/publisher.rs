@@ -191,6 +191,9 @@ impl Publisher for EmbeddedPublisher {
                 None => break,
             }
         }
+        if self.shared.is_closed() {
+            return Err(super::closed("publish"));
+        }
         let publication = self.pack(publish)?;
         let ticket = publication.ticket;
         self.next += 1;

@@ -5,6 +5,7 @@
 //! connection, and for a stream they are ignored and the stream is deleted all the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::ExchangeKind as LapinExchange;
 use lapin::options::{
@@ -12,6 +13,7 @@ use lapin::options::{
     QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::types::FieldTable as AmqpTable;
+use tokio::time::Instant;
 
 use crate::base::id::{ExchangeName, QueueName};
 use crate::broker::change::{Change, Changed};
@@ -20,6 +22,7 @@ use crate::broker::definition::{
 };
 use crate::broker::error::{BrokerError, ErrorKind};
 use crate::broker::port::QueueDepth;
+use crate::broker::snapshot::QueueState;
 use crate::broker::version::Capabilities;
 use crate::message::FieldTable;
 
@@ -185,21 +188,27 @@ async fn delete_queue(
 ) -> Result<Changed, BrokerError> {
     let mut options = QueueDeleteOptions::default();
     if if_empty || if_unused {
-        let Some(depth) = depth(core, queue).await? else { return Ok(Changed::WithMessages(0)) };
-        let mut ready = depth.ready;
+        let Some(depth) = depth(core, queue).await? else {
+            return Ok(Changed::WithMessages(0));
+        };
+        let QueueDepth { mut ready, mut consumers } = depth;
         let mut unacked = 0;
-        let mut consumers = depth.consumers;
         // The management API tells the type, and what AMQP does not count: deliveries that are not
         // settled, and the consumers of a stream.
         if let Some(management) = management
-            && let Ok(Some(seen)) = management.queue(queue).await
+            && let Ok(Some(seen)) = counted(core, management, queue, ready).await
         {
-            ready = ready.max(seen.ready.unwrap_or(0));
             unacked = seen.unacked.unwrap_or(0);
-            consumers = consumers.max(seen.consumers.unwrap_or(0));
-            if seen.definition.queue_type().unwrap_or(QueueType::Classic) == QueueType::Classic {
-                options.if_empty = if_empty;
-                options.if_unused = if_unused;
+            match seen.definition.queue_type().unwrap_or(QueueType::Classic) {
+                QueueType::Classic => {
+                    options.if_empty = if_empty;
+                    options.if_unused = if_unused;
+                }
+                QueueType::Quorum => {}
+                QueueType::Stream => {
+                    ready = ready.max(seen.ready.unwrap_or(0));
+                    consumers = consumers.max(seen.consumers.unwrap_or(0));
+                }
             }
         }
         let refuse =
@@ -217,6 +226,29 @@ async fn delete_queue(
         })
         .await;
     Ok(Changed::WithMessages(absent(answer)?.map_or(0, u64::from)))
+}
+
+/// The queue as the management API counts it. Its counts are some seconds old: unsettled deliveries of
+/// a queue that has nothing ready may be settled already, so they are looked at until the counts must
+/// have caught up.
+async fn counted(
+    core: &Core,
+    management: &Management,
+    queue: &QueueName,
+    ready: u64,
+) -> Result<Option<QueueState>, BrokerError> {
+    const PAUSE: Duration = Duration::from_millis(250);
+    // The interval of the statistics, five seconds by default, and something on top.
+    const CAUGHT_UP: Duration = Duration::from_secs(6);
+    let end = Instant::now() + CAUGHT_UP.min(core.timeout());
+    loop {
+        let seen = management.queue(queue).await?;
+        let unacked = seen.as_ref().and_then(|queue| queue.unacked).unwrap_or(0);
+        if ready > 0 || unacked == 0 || Instant::now() + PAUSE > end {
+            return Ok(seen);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 async fn bind(

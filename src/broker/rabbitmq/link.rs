@@ -17,6 +17,7 @@ use lapin::uri::{
     AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism,
 };
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Event};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -91,7 +92,11 @@ impl Link {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 tap.cut();
-                return Err(handshake_error(&attempted, options, &error, &tap.take()));
+                let heard = tap.take();
+                if heard.is_empty() && !options.url.tls && speaks_http(options, deadline).await {
+                    return Err(handshake_error(&attempted, options, &error, b"HTTP/"));
+                }
+                return Err(handshake_error(&attempted, options, &error, &heard));
             }
             Err(_) => {
                 tap.cut();
@@ -302,6 +307,19 @@ fn properties(options: &LinkOptions, purpose: &str) -> ConnectionProperties {
         .with_connection_name(format!("{} {purpose}", options.client_name).into())
         .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into())
+}
+
+/// Whether a port that did not say a word to AMQP answers to HTTP.
+async fn speaks_http(options: &LinkOptions, deadline: Instant) -> bool {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let ask = async {
+        let mut stream = TcpStream::connect((options.url.host.as_str(), options.url.port)).await?;
+        stream.write_all(b"HEAD / HTTP/1.0\r\n\r\n").await?;
+        let mut start = [0; 5];
+        stream.read_exact(&mut start).await?;
+        std::io::Result::Ok(&start == b"HTTP/")
+    };
+    matches!(timeout_at(deadline.min(Instant::now() + PATIENCE), ask).await, Ok(Ok(true)))
 }
 
 /// What the first bytes of the other side give away.

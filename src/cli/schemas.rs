@@ -1,0 +1,47 @@
+//! Every schema we publish: of the documents we print and of the files that people write.
+
+use serde_json::Value;
+
+use crate::project::spec::ProjectFile;
+use crate::topology::explain::QueueExplanation;
+use crate::topology::route::RouteReport;
+use crate::topology::spec::TopologySpec;
+
+use super::context::{ContextListView, ContextView, CurrentContextView, EffectiveSettingsView};
+use super::error::ErrorView;
+use super::explain::{ExplainListView, ExplainView};
+use super::output::{View, schema};
+use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
+use super::version::VersionView;
+
+/// The schema of every document we print, by its kind.
+pub fn output() -> Vec<(&'static str, Value)> {
+    fn of<V: View>() -> (&'static str, Value) {
+        (V::KIND, schema::<V>())
+    }
+    vec![
+        of::<ApplyView>(),
+        of::<ContextListView>(),
+        of::<ContextView>(),
+        of::<CurrentContextView>(),
+        of::<DiffView>(),
+        of::<EffectiveSettingsView>(),
+        of::<ErrorView>(),
+        of::<ExplainListView>(),
+        of::<ExplainView>(),
+        of::<FindingsView>(),
+        of::<GraphView>(),
+        of::<PlanView>(),
+        of::<QueueExplanation>(),
+        of::<RouteReport>(),
+        of::<VersionView>(),
+    ]
+}
+
+/// The schema of every kind of file that people write.
+pub fn files() -> Vec<(&'static str, Value)> {
+    vec![
+        ("Project", schemars::schema_for!(ProjectFile).to_value()),
+        ("Topology", schemars::schema_for!(TopologySpec).to_value()),
+    ]
+}
