@@ -1,6 +1,11 @@
 //! Plans run against real brokers of both versions: nothing twice, nothing lost, kills included.
 //!
 //! `NEXUSCTL_TEST_KILLS` says how often each migration is killed (3 when it is not set).
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper that fails should fail its test, and a kill run says what it found"
+)]
 
 #[path = "support/faulty.rs"]
 mod faulty;
@@ -231,7 +236,7 @@ async fn life_of_a_topology(broker: Arc<dyn Broker>, name: &str, mut topology: T
     let counting = Faulty::counting(Arc::clone(&broker));
     let again = run(&counting, &topology, &Options::default(), None).await.unwrap();
     complete(&again);
-    assert_eq!((counting.mutations(), again.steps.len()), (0, 0), "{}", name);
+    assert_eq!((counting.mutations(), again.steps.len()), (0, 0), "{name}");
 
     // Nothing shows of what nexusctl keeps for itself, and an export is the same topology.
     let snapshot = broker.inspect().await.unwrap();
@@ -256,8 +261,7 @@ async fn life_of_a_topology(broker: Arc<dyn Broker>, name: &str, mut topology: T
             ("binding `events -> queue orders by orders.*`".to_owned(), Action::Create),
             ("policy `limits`".to_owned(), Action::Update),
         ],
-        "{}",
-        name
+        "{name}"
     );
     complete(&run(broker.as_ref(), &topology, &Options::default(), None).await.unwrap());
     let snapshot = broker.inspect().await.unwrap();
@@ -289,7 +293,7 @@ async fn life_of_a_topology(broker: Arc<dyn Broker>, name: &str, mut topology: T
         .iter()
         .map(|q| q.definition.name.to_string())
         .collect();
-    assert_eq!(names, expected, "{}", name);
+    assert_eq!(names, expected, "{name}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
