@@ -16,8 +16,8 @@ use nexus::delivery::consume::{ConsumeEnd, ConsumeReport, ConsumeVerdict};
 use nexus::delivery::publish::{Fate, PublishReport, PublishVerdict};
 use nexus::delivery::source::Limits;
 use nexus::delivery::{
-    Composer, ConsumeOptions, DurableFile, Filter, Format, LineSource, PublishOptions, RecordSource,
-    Sink, Source, Stop, Stream, consume, publish,
+    Composer, ConsumeOptions, DurableFile, Filter, Format, LineSource, PublishOptions,
+    RecordSource, Sink, Source, Stop, Stream, consume, publish,
 };
 use nexus::message::{
     FieldTable, FieldValue, Message, Properties, Record, parse_record, write_record,
@@ -126,7 +126,11 @@ fn lines(input: Vec<u8>, to: &str) -> LineSource {
     )
 }
 
-async fn take(broker: &dyn Broker, from: &str, options: ConsumeOptions) -> (ConsumeReport, Vec<u8>) {
+async fn take(
+    broker: &dyn Broker,
+    from: &str,
+    options: ConsumeOptions,
+) -> (ConsumeReport, Vec<u8>) {
     let shared = Shared::default();
     let sink = Sink::new(Format::Ndjson, Box::new(Stream(shared.clone())));
     let name = queue(from);
@@ -149,8 +153,22 @@ fn parse(bytes: &[u8]) -> Vec<Record> {
     lines.map(|line| parse_record(line).unwrap()).collect()
 }
 
-/// Any message that a broker takes.
+/// The value with NaN and infinities replaced: RabbitMQ ends the connection when it reads them.
+fn finite(value: &mut FieldValue) {
+    match value {
+        FieldValue::Float(n) if !n.is_finite() => *n = -0.0,
+        FieldValue::Double(n) if !n.is_finite() => *n = -0.0,
+        FieldValue::Array(values) => values.iter_mut().for_each(finite),
+        FieldValue::Table(table) => table.0.values_mut().for_each(finite),
+        _ => {}
+    }
+}
+
+/// Any message that RabbitMQ takes.
 fn acceptable(mut message: Message) -> Message {
+    if let Some(headers) = &mut message.properties.headers {
+        headers.0.values_mut().for_each(finite);
+    }
     let properties = &mut message.properties;
     if properties.expiration.is_some() {
         properties.expiration = Some("86400000".to_owned());
@@ -294,10 +312,10 @@ async fn an_unroutable_message_is_returned_and_never_taken_for_confirmed() {
     for place in places("nowhere").await {
         let broker = &*place.broker;
         declare(broker, "q").await;
-        let record = |key: &str| format!("{{\"exchange\":\"\",\"routingKey\":\"{key}\",\"body\":1}}\n");
+        let record =
+            |key: &str| format!("{{\"exchange\":\"\",\"routingKey\":\"{key}\",\"body\":1}}\n");
         let input = [record("q"), record("nowhere"), record("q")].concat().into_bytes();
-        let source =
-            RecordSource::new(Box::new(Cursor::new(input)), None, None, Limits::default());
+        let source = RecordSource::new(Box::new(Cursor::new(input)), None, None, Limits::default());
         let report = send(broker, source).await;
         assert_eq!((report.confirmed, report.returned), (2, 1), "{}", place.label);
         assert_eq!(report.verdict(), PublishVerdict::Refused);
@@ -318,7 +336,12 @@ async fn a_count_takes_exactly_as_many_and_leaves_the_rest_in_order() {
         for count in [1, 7, 600] {
             let options = ConsumeOptions { count: Some(count), ..ConsumeOptions::default() };
             let (report, bytes) = take(broker, "q", options).await;
-            assert_eq!((report.ended, report.written), (ConsumeEnd::Count, count), "{}", place.label);
+            assert_eq!(
+                (report.ended, report.written),
+                (ConsumeEnd::Count, count),
+                "{}",
+                place.label
+            );
             bodies.extend(parse(&bytes));
         }
         bodies.extend(take_all(broker, "q").await);
