@@ -1,4 +1,5 @@
 //! The RabbitMQ adapter against real nodes of both supported versions.
+#![expect(clippy::unwrap_used, reason = "a helper that fails has to fail its test")]
 
 mod support;
 

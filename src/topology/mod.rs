@@ -9,6 +9,7 @@ pub mod expand;
 pub mod lint;
 
 // What is asked about a topology.
+pub mod view;
 pub mod graph;
 pub mod route;
 pub mod explain;

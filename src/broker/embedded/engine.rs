@@ -121,7 +121,11 @@ pub(super) trait Call: Send {
 /// What is asked of the engine.
 pub(super) enum Request {
     Publish(Box<Publication>),
-    Settle { consumer: i64, tag: u64, how: Settlement },
+    Settle {
+        consumer: i64,
+        tag: u64,
+        how: Settlement,
+    },
     Call(Durability, Box<dyn Call>),
     /// Look whether something is to be done.
     Tick,
@@ -544,8 +548,7 @@ impl Engine {
     fn info_of(&mut self, store: Store<'_>, row: QueueRow) -> Result<Arc<QueueInfo>, Fault> {
         let id = row.id;
         let owner = row.owner;
-        let queue_type: QueueType =
-            row.queue_type.parse().map_err(|_| damaged(Damaged))?;
+        let queue_type: QueueType = row.queue_type.parse().map_err(|_| damaged(Damaged))?;
         let definition = queue_of(row)?;
         let version = self.version;
         let effective = effective_queue(&definition, queue_type, self.policies(store)?, version);
@@ -899,7 +902,11 @@ impl Engine {
     // --- order ---
 
     /// The lane that is served next and how many messages in a row come from it.
-    fn next_run(&mut self, store: Store<'_>, info: &QueueInfo) -> Result<Option<(usize, i64)>, Fault> {
+    fn next_run(
+        &mut self,
+        store: Store<'_>,
+        info: &QueueInfo,
+    ) -> Result<Option<(usize, i64)>, Fault> {
         let quorum = info.is_quorum();
         let counters = self.counters(store, info.id)?;
         let turn = counters.turn;
@@ -916,7 +923,13 @@ impl Engine {
         }
     }
 
-    fn advance_turn(&mut self, store: Store<'_>, info: &QueueInfo, rank: i64, by: i64) -> Result<(), Fault> {
+    fn advance_turn(
+        &mut self,
+        store: Store<'_>,
+        info: &QueueInfo,
+        rank: i64,
+        by: i64,
+    ) -> Result<(), Fault> {
         if info.is_quorum() && rank != RETURNED && self.capabilities.quorum_priorities {
             let counters = self.counters(store, info.id)?;
             counters.turn = (counters.turn + by) % 3;
@@ -1045,11 +1058,7 @@ impl Engine {
     }
 
     /// Works out when the time will do something to the queue.
-    pub(super) fn refresh_due(
-        &mut self,
-        store: Store<'_>,
-        info: &QueueInfo,
-    ) -> Result<(), Fault> {
+    pub(super) fn refresh_due(&mut self, store: Store<'_>, info: &QueueInfo) -> Result<(), Fault> {
         let counters = self.counters(store, info.id)?;
         let undelivered =
             counters.lanes.iter().any(|lane| lane.rank == UNDELIVERED && lane.ready > 0);
@@ -1316,7 +1325,8 @@ impl Engine {
             } else {
                 usize::try_from(ready).unwrap_or(1) / (equal.len() * 4)
             };
-            let Some((id, _, _, room)) = equal.iter().min_by_key(|(id, _, served, _)| (*served, *id))
+            let Some((id, _, _, room)) =
+                equal.iter().min_by_key(|(id, _, served, _)| (*served, *id))
             else {
                 break;
             };
@@ -1894,9 +1904,6 @@ pub(super) fn policy_of(row: PolicyRow) -> Result<PolicyDefinition, Fault> {
 /// The header that says how often a quorum queue got a message back.
 pub(super) fn show_count(envelope: &mut Envelope, count: Option<i64>) {
     if let Some(count) = count {
-        envelope
-            .properties
-            .headers_mut()
-            .insert("x-delivery-count", FieldValue::Int64(count));
+        envelope.properties.headers_mut().insert("x-delivery-count", FieldValue::Int64(count));
     }
 }

@@ -28,11 +28,7 @@ struct Bench {
 }
 
 fn options(like: Version) -> EmbeddedOptions {
-    EmbeddedOptions {
-        like,
-        vhost: VhostName::new("/").unwrap(),
-        timeout: Duration::from_secs(20),
-    }
+    EmbeddedOptions { like, vhost: VhostName::new("/").unwrap(), timeout: Duration::from_secs(20) }
 }
 
 async fn open(path: &Path, like: Version, clock: Arc<FixedClock>) -> Arc<EmbeddedBroker> {
@@ -619,7 +615,8 @@ async fn max_length_bytes_counts_bodies() {
 #[tokio::test]
 async fn automatic_cycles_end_and_rejecting_ones_go_on() {
     let b = bench(V4).await;
-    let to_itself = |queue| with(with(queue, "x-dead-letter-exchange", ""), "x-dead-letter-routing-key", "q");
+    let to_itself =
+        |queue| with(with(queue, "x-dead-letter-exchange", ""), "x-dead-letter-routing-key", "q");
     b.declare(to_itself(with(classic("q"), "x-message-ttl", 100))).await;
     b.publish("q", &["m"]).await;
     for round in 1..4 {
@@ -641,7 +638,12 @@ async fn automatic_cycles_end_and_rejecting_ones_go_on() {
 #[tokio::test]
 async fn a_retry_loop_with_a_rejection_goes_on() {
     let b = bench(V4).await;
-    b.declare(with(with(quorum("q"), "x-dead-letter-exchange", ""), "x-dead-letter-routing-key", "retry")).await;
+    b.declare(with(
+        with(quorum("q"), "x-dead-letter-exchange", ""),
+        "x-dead-letter-routing-key",
+        "retry",
+    ))
+    .await;
     b.declare(with(
         with(with(classic("retry"), "x-message-ttl", 100), "x-dead-letter-exchange", ""),
         "x-dead-letter-routing-key",
