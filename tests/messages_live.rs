@@ -27,6 +27,7 @@ use proptest::test_runner::TestRunner;
 use support::{Node, Vhost};
 
 #[path = "../src/message/arbitrary.rs"]
+#[expect(unreachable_pub, reason = "the library's tests use the same file")]
 mod arbitrary;
 
 /// A broker with a place of its own.
