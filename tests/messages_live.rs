@@ -27,6 +27,7 @@ use proptest::test_runner::TestRunner;
 use support::{Node, Vhost};
 
 #[path = "../src/message/arbitrary.rs"]
+#[expect(unreachable_pub, reason = "the library's tests use the same file")]
 mod arbitrary;
 
 /// A broker with a place of its own.
@@ -153,8 +154,22 @@ fn parse(bytes: &[u8]) -> Vec<Record> {
     lines.map(|line| parse_record(line).unwrap()).collect()
 }
 
-/// Any message that a broker takes.
+/// The value with NaN and infinities replaced: RabbitMQ ends the connection when it reads them.
+fn finite(value: &mut FieldValue) {
+    match value {
+        FieldValue::Float(n) if !n.is_finite() => *n = -0.0,
+        FieldValue::Double(n) if !n.is_finite() => *n = -0.0,
+        FieldValue::Array(values) => values.iter_mut().for_each(finite),
+        FieldValue::Table(table) => table.0.values_mut().for_each(finite),
+        _ => {}
+    }
+}
+
+/// Any message that RabbitMQ takes.
 fn acceptable(mut message: Message) -> Message {
+    if let Some(headers) = &mut message.properties.headers {
+        headers.0.values_mut().for_each(finite);
+    }
     let properties = &mut message.properties;
     if properties.expiration.is_some() {
         properties.expiration = Some("86400000".to_owned());

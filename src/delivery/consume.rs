@@ -816,7 +816,8 @@ impl Run<'_> {
     async fn wind_up(&mut self, stop: &Stop, progress: &mut (dyn FnMut(u64) + Send)) {
         let sink_is_gone = self.report.ended == ConsumeEnd::SinkFailed;
         let broker_is_gone = self.report.ended == ConsumeEnd::Failed;
-        if !broker_is_gone {
+        let settles_more = !self.is_quiet() || !self.to_settle.is_empty();
+        if settles_more && !broker_is_gone {
             // A consumer that cannot pause fetches a few more, which go back.
             let _ = self.consumer.pause().await;
         }
