@@ -1,6 +1,8 @@
 //! What `broker::arguments` says RabbitMQ refuses is what RabbitMQ refuses: random queues and policies
 //! are declared on real nodes and the answers compared.
 
+mod support;
+
 use nexus::base::id::{PolicyName, QueueName};
 use nexus::broker::arguments::{
     QUEUE_ARGUMENTS, check_policy, check_queue_arguments, field_of_json, json_of_field, policy_keys,
@@ -8,66 +10,12 @@ use nexus::broker::arguments::{
 use nexus::broker::{ApplyTo, PolicyDefinition, QueueDefinition, QueueType, Version};
 use nexus::message::FieldValue;
 use serde_json::{Map, Value, json};
+use support::{Node, Vhost};
 
 const CASES: usize = 300;
 
-/// A running node, from the directory that `variable` names; `None` (said aloud) without one.
-struct Node {
-    client: reqwest::Client,
-    api: String,
-    version: Version,
-}
-
-#[expect(clippy::disallowed_methods, reason = "tests are told of their nodes by the environment")]
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
-fn node(variable: &str) -> Option<Node> {
-    let Ok(directory) = std::env::var(variable) else {
-        eprintln!("skipped: {variable} names no node");
-        return None;
-    };
-    let text = std::fs::read_to_string(format!("{directory}/env")).expect("a node has an env file");
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| {
-                line.trim_start_matches("export ").strip_prefix(name)?.strip_prefix('=')
-            })
-            .expect("the env file names it")
-            .trim_matches(['"', '\''])
-            .to_owned()
-    };
-    // The first caller installs it, the others find it there.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Some(Node {
-        client: reqwest::Client::new(),
-        api: format!("{}/api", value("NODE_MANAGEMENT_URL").trim_end_matches('/')),
-        version: value("NODE_VERSION").parse().expect("a version"),
-    })
-}
-
-impl Node {
-    /// Status and body of one call.
-    async fn call(
-        &self,
-        method: reqwest::Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> (u16, String) {
-        let mut request = self
-            .client
-            .request(method, format!("{}{path}", self.api))
-            .basic_auth("guest", Some("guest"))
-            .header("content-type", "application/json");
-        if let Some(body) = body {
-            request = request.body(body.to_string());
-        }
-        let response = request.send().await.expect("the node answers");
-        let status = response.status().as_u16();
-        (status, response.text().await.unwrap_or_default())
-    }
-}
-
 fn values() -> Vec<Value> {
-    let numbers = [0, 1, 2, 5, -1, -2, 255, 256, 15, 16, 60_000, 3_000_000_000, 3_000_000_001];
+    let numbers = [0_i64, 1, 2, 5, -1, -2, 255, 256, 15, 16, 60_000, 3_000_000_000, 3_000_000_001];
     let words = [
         "5",
         "drop-head",
@@ -101,7 +49,7 @@ fn values() -> Vec<Value> {
         .collect()
 }
 
-async fn compare(node: &Node, vhost: &str, seed: u64) -> Vec<String> {
+fn compare(vhost: &Vhost, version: Version, seed: u64) -> Vec<String> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut disagreements = Vec::new();
     let values = values();
@@ -125,10 +73,10 @@ async fn compare(node: &Node, vhost: &str, seed: u64) -> Vec<String> {
             "auto_delete": queue.auto_delete,
             "arguments": json_of_field(&FieldValue::Table(queue.arguments.clone())),
         });
-        let path = format!("/queues/{vhost}/q");
-        let (status, answer) = node.call(reqwest::Method::PUT, &path, Some(&body)).await;
-        node.call(reqwest::Method::DELETE, &path, None).await;
-        let problems = check_queue_arguments(&queue, kind, node.version);
+        let answer = vhost.api("PUT", "queues", "q", Some(&body.to_string()));
+        let (status, answer) = (answer.status, answer.body);
+        vhost.api("DELETE", "queues", "q", None);
+        let problems = check_queue_arguments(&queue, kind, version);
         if problems.iter().any(|p| p.refused) != (status >= 300) {
             disagreements.push(format!("{body}: {status} {answer}\n  ours: {problems:?}"));
         }
@@ -156,10 +104,10 @@ async fn compare(node: &Node, vhost: &str, seed: u64) -> Vec<String> {
             "definition": policy.definition,
         });
         let kind = if operator { "operator-policies" } else { "policies" };
-        let path = format!("/{kind}/{vhost}/p");
-        let (status, answer) = node.call(reqwest::Method::PUT, &path, Some(&body)).await;
-        node.call(reqwest::Method::DELETE, &path, None).await;
-        let problems = check_policy(&policy, operator, node.version);
+        let answer = vhost.api("PUT", kind, "p", Some(&body.to_string()));
+        let (status, answer) = (answer.status, answer.body);
+        vhost.api("DELETE", kind, "p", None);
+        let problems = check_policy(&policy, operator, version);
         if problems.iter().any(|p| p.refused) != (status >= 300) {
             disagreements.push(format!("{kind} {body}: {status} {answer}\n  ours: {problems:?}"));
         }
@@ -167,21 +115,20 @@ async fn compare(node: &Node, vhost: &str, seed: u64) -> Vec<String> {
     disagreements
 }
 
-async fn agree(variable: &str, vhost: &str) {
-    let Some(node) = node(variable) else { return };
-    let path = format!("/vhosts/{vhost}");
-    node.call(reqwest::Method::PUT, &path, None).await;
-    let disagreements = compare(&node, vhost, 11).await;
-    node.call(reqwest::Method::DELETE, &path, None).await;
+fn agree(variable: &str) {
+    let Some(node) = Node::from_env(variable) else { return };
+    let vhost = node.vhost("arguments");
+    let version = node.version.parse().expect("a version");
+    let disagreements = compare(&vhost, version, 11);
     assert!(disagreements.is_empty(), "{}", disagreements.join("\n"));
 }
 
-#[tokio::test]
-async fn rabbitmq_3_10_refuses_what_we_say_it_refuses() {
-    agree("NEXUSCTL_TEST_RABBITMQ_3_10", "nexusctl-arguments-3-10").await;
+#[test]
+fn rabbitmq_3_10_refuses_what_we_say_it_refuses() {
+    agree("3_10");
 }
 
-#[tokio::test]
-async fn rabbitmq_4_0_refuses_what_we_say_it_refuses() {
-    agree("NEXUSCTL_TEST_RABBITMQ_4_0", "nexusctl-arguments-4-0").await;
+#[test]
+fn rabbitmq_4_0_refuses_what_we_say_it_refuses() {
+    agree("4_0");
 }

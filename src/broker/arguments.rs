@@ -1301,6 +1301,18 @@ fn check_policy_key(
         return;
     }
     let field = field_of_json(value);
+    if key == "delivery-limit" && version >= V4_0 && field.as_i64().is_some_and(|n| n < -1) {
+        problems.push(
+            ArgumentProblem::taken(
+                key,
+                ProblemKind::OutOfRange,
+                Severity::Warning,
+                format!("`delivery-limit: {value}` means unlimited, like any negative number"),
+            )
+            .hint("write -1"),
+        );
+        return;
+    }
     if let Err(fault) = argument.value.check(&field) {
         let kind = match fault {
             ValueFault::Type => ProblemKind::WrongType,
