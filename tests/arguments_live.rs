@@ -88,6 +88,12 @@ fn compare(vhost: &Vhost, version: Version, seed: u64) -> Vec<String> {
             let key = keys[rng.usize(..keys.len())].to_owned();
             definition.insert(key, values[rng.usize(..values.len())].clone());
         }
+        if definition.get("max-age").is_some_and(|age| !age.is_string())
+            || definition.keys().any(|key| key.starts_with("ha-") && key != "ha-mode")
+        {
+            // 3.10.8 fails inside on some of these and never answers.
+            continue;
+        }
         let targets = [ApplyTo::All, ApplyTo::Queues, ApplyTo::Exchanges, ApplyTo::QuorumQueues];
         let policy = PolicyDefinition {
             name: PolicyName::new("p").expect("a name"),
