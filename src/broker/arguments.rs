@@ -533,7 +533,7 @@ pub const QUEUE_ARGUMENTS: &[QueueArgument] = &[
     argument!(
         "x-queue-master-locator",
         "",
-        ValueKind::Choice(&["min-masters", "client-local", "random"]),
+        ValueKind::Choice(&["min-masters", "client-local", "random", "balanced"]),
         [Support::until(V4_3), NEVER, NEVER],
         key("queue-master-locator", Support::until(V4_3), Support::between(V4_0, V4_3)),
         "the old name of leaderLocator"
