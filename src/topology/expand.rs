@@ -58,10 +58,7 @@ pub const RETRY_EXCHANGE: &str = "retry";
 /// Everything that is wrong in any of them. What is legal but unwise is `lint`'s.
 pub fn load(documents: &[Node], set: &BTreeMap<String, String>) -> Result<Topology, Findings> {
     let mut findings = Findings::default();
-    let documents = match substitute(documents, set) {
-        Ok(documents) => documents,
-        Err(found) => return Err(found),
-    };
+    let documents = substitute(documents, set)?;
     let mut specs = Vec::new();
     for node in &documents {
         match document::decode::<TopologySpec>(node) {
@@ -1151,17 +1148,14 @@ struct KeysAndHeaders<'a> {
     arguments: &'a Entries<Spanned<Json>>,
 }
 
-#[expect(clippy::expect_used, reason = "constants that are names")]
 fn dead_letter_exchange() -> ExchangeName {
     ExchangeName::new(DEAD_LETTER_EXCHANGE).expect("a short text without line breaks is a name")
 }
 
-#[expect(clippy::expect_used, reason = "constants that are names")]
 fn retry_exchange() -> ExchangeName {
     ExchangeName::new(RETRY_EXCHANGE).expect("a short text without line breaks is a name")
 }
 
-#[expect(clippy::expect_used, reason = "the empty text is a routing key")]
 fn empty_key() -> RoutingKey {
     RoutingKey::new("").expect("the empty text is a routing key")
 }

@@ -132,6 +132,7 @@ pub fn validate(topology: &Topology, target: Version) -> Findings {
         findings: Findings::default(),
         dead_letters: BTreeMap::new(),
         keys: BTreeMap::new(),
+        collects: BTreeMap::new(),
     };
     lint.find_dead_letters();
     lint.names();
@@ -159,6 +160,8 @@ struct Lint<'a> {
     dead_letters: BTreeMap<String, Vec<String>>,
     /// Keys without wildcards by which each queue is bound.
     keys: BTreeMap<String, BTreeSet<String>>,
+    /// Queues whose dead letters end in another, by that other.
+    collects: BTreeMap<String, Vec<String>>,
 }
 
 fn code_of(kind: &ProblemKind) -> Code {
@@ -235,21 +238,14 @@ impl Lint<'_> {
             let keys = self.keys_of(name);
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
             if let Some(targets) = self.view.dead_letter_targets(self.routing, queue, &keys) {
-                self.dead_letters.insert(
-                    name.clone(),
-                    targets.iter().map(|target| target.as_str().to_owned()).collect(),
-                );
+                let targets: Vec<String> =
+                    targets.iter().map(|target| target.as_str().to_owned()).collect();
+                for target in targets.iter().filter(|target| *target != name) {
+                    self.collects.entry(target.clone()).or_default().push(name.clone());
+                }
+                self.dead_letters.insert(name.clone(), targets);
             }
         }
-    }
-
-    /// Queues whose dead letters end in `name`.
-    fn collected_from(&self, name: &str) -> Vec<&str> {
-        self.dead_letters
-            .iter()
-            .filter(|(from, to)| from.as_str() != name && to.iter().any(|target| target == name))
-            .map(|(from, _)| from.as_str())
-            .collect()
     }
 
     fn names(&mut self) {
@@ -781,8 +777,7 @@ impl Lint<'_> {
                     ),
                 );
             }
-            let collects: Vec<String> =
-                self.collected_from(name).into_iter().map(str::to_owned).collect();
+            let collects = self.collects.get(name).cloned().unwrap_or_default();
             if !collects.is_empty() && effective.dead_letter_exchange().is_none() {
                 let from = quoted(collects.iter().map(String::as_str));
                 if effective.message_ttl_ms().is_some() {

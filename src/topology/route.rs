@@ -383,7 +383,8 @@ fn reasons(queue: &ViewQueue) -> Vec<(&'static str, String)> {
     if let Some(full) = full {
         match effective.overflow() {
             Overflow::DropHead => {
-                reasons.push(("maxlen", format!("when it is the oldest and more than {full} wait")))
+                reasons
+                    .push(("maxlen", format!("when it is the oldest and more than {full} wait")));
             }
             Overflow::RejectPublishDlx => reasons.push((
                 "maxlen",
