@@ -299,12 +299,12 @@ impl RoutingTable {
                     }
                 }
                 Matcher::Headers(all) => matched.extend(
-                    all.iter().filter(|(wanted, _)| wanted.matches(headers)).map(|(_, index)| index),
+                    all.iter()
+                        .filter(|(wanted, _)| wanted.matches(headers))
+                        .map(|(_, index)| index),
                 ),
-                Matcher::Unknown(kind) => observer.step(|| Step::UnknownKind {
-                    exchange: node.name.clone(),
-                    kind: kind.clone(),
-                }),
+                Matcher::Unknown(kind) => observer
+                    .step(|| Step::UnknownKind { exchange: node.name.clone(), kind: kind.clone() }),
             }
             matched.sort_unstable();
             matched.dedup();
@@ -605,10 +605,9 @@ pub fn check_headers_binding(arguments: &FieldTable) -> Result<(), String> {
                 String::from_utf8_lossy(other)
             )),
         },
-        Some(other) => Err(format!(
-            "Invalid x-match field type {}; expected longstr",
-            type_name(other)
-        )),
+        Some(other) => {
+            Err(format!("Invalid x-match field type {}; expected longstr", type_name(other)))
+        }
     }
 }
 
@@ -777,10 +776,7 @@ mod tests {
     #[test]
     fn a_queue_gets_one_copy_and_an_exchange_is_passed_once() {
         let table = RoutingTable::new(
-            [
-                exchange("x", ExchangeKind::Topic, None),
-                exchange("y", ExchangeKind::Fanout, None),
-            ],
+            [exchange("x", ExchangeKind::Topic, None), exchange("y", ExchangeKind::Fanout, None)],
             [queue("q"), queue("r")],
             [
                 to_queue("x", "q", "a.#"),

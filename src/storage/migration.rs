@@ -29,9 +29,11 @@ pub(super) const APPLICATION_ID: i32 = 0x4e58_5553;
 /// The tables of this room itself.
 const OWN: Room = Room {
     name: "storage",
-    migrations: &["CREATE TABLE storage_meta(key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
+    migrations: &[
+        "CREATE TABLE storage_meta(key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
          INSERT INTO storage_meta VALUES('id', randomblob(16));
-         CREATE TABLE storage_session(id INTEGER PRIMARY KEY) STRICT;"],
+         CREATE TABLE storage_session(id INTEGER PRIMARY KEY) STRICT;",
+    ],
 };
 
 fn format_of(connection: &Connection, room: &str) -> rusqlite::Result<i64> {
@@ -102,17 +104,15 @@ pub(super) fn migrate(
             let copy = std::path::PathBuf::from(copy);
             match std::fs::remove_file(&copy) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(StorageError::open(&copy, error));
+                    return Err(StorageError::open(&copy, &error));
                 }
                 _ => {}
             }
             super::file::create_private(&copy)?;
-            connection
-                .execute("VACUUM INTO ?", [copy.to_string_lossy().as_ref()])
-                .map_err(sql)?;
+            connection.execute("VACUUM INTO ?", [copy.to_string_lossy().as_ref()]).map_err(sql)?;
             std::fs::File::open(&copy)
                 .and_then(|file| file.sync_all())
-                .map_err(|error| StorageError::open(&copy, error))?;
+                .map_err(|error| StorageError::open(&copy, &error))?;
         }
     }
     let transaction = connection

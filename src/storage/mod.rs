@@ -22,6 +22,6 @@ mod tests;
 pub use error::StorageError;
 pub use file::{Options, StateFile, Watch};
 pub use migration::Room;
+pub use rusqlite;
 pub use session::Session;
 pub use writer::{Durability, Job};
-pub use rusqlite;

@@ -134,7 +134,7 @@ impl Writer {
                 }
                 .serve(&waiting);
             })
-            .map_err(|error| StorageError::open(&path, error))?;
+            .map_err(|error| StorageError::open(&path, &error))?;
         Ok(Writer { jobs: Some(jobs), thread: Some(thread), path })
     }
 
@@ -212,8 +212,7 @@ impl State {
         jobs: &mut [Box<dyn Job>],
         results: &mut Vec<Result<(), StorageError>>,
     ) -> Result<(), StorageError> {
-        let durability =
-            jobs.iter_mut().map(|job| job.prepare()).max().unwrap_or(Durability::Disk);
+        let durability = jobs.iter_mut().map(|job| job.prepare()).max().unwrap_or(Durability::Disk);
         let path = self.path.clone();
         let sql = |error: rusqlite::Error| StorageError::from_sqlite(&path, &error);
         if durability != self.durability {
@@ -221,9 +220,7 @@ impl State {
                 Durability::Process => "NORMAL",
                 Durability::Disk => "FULL",
             };
-            self.connection
-                .execute_batch(&format!("PRAGMA synchronous = {level}"))
-                .map_err(sql)?;
+            self.connection.execute_batch(&format!("PRAGMA synchronous = {level}")).map_err(sql)?;
             self.durability = durability;
         }
         self.begin(&path)?;

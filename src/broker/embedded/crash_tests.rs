@@ -172,8 +172,7 @@ async fn what_a_killed_consumer_held_comes_to_one_that_waits_in_order_and_marked
         publish_all(&broker, 50, |_| ()).await;
         let (mut child, mut said) = spawn("hold", &path);
         assert_eq!(said.next(), Some(0));
-        let mut waiting =
-            broker.consumer(&queue(), ConsumerOptions::default()).await.unwrap();
+        let mut waiting = broker.consumer(&queue(), ConsumerOptions::default()).await.unwrap();
         assert!(waiting.ready().is_none());
         assert_eq!(broker.depth(&queue()).await.unwrap().unwrap().consumers, 2);
         child.kill().unwrap();

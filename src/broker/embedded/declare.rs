@@ -80,11 +80,7 @@ impl Engine {
     }
 
     /// Carries out one change.
-    pub(super) fn change(
-        &mut self,
-        store: Store<'_>,
-        change: &Change,
-    ) -> Result<Changed, Fault> {
+    pub(super) fn change(&mut self, store: Store<'_>, change: &Change) -> Result<Changed, Fault> {
         let attempted = change.to_string();
         match change {
             Change::DeclareExchange(exchange) => {
@@ -120,7 +116,9 @@ impl Engine {
             Change::Bind(binding) => self.bind(store, &attempted, binding)?,
             Change::Unbind(binding) => self.unbind(store, &attempted, binding)?,
             Change::PutPolicy(policy) => self.put_policy(store, &attempted, policy, false)?,
-            Change::PutOperatorPolicy(policy) => self.put_policy(store, &attempted, policy, true)?,
+            Change::PutOperatorPolicy(policy) => {
+                self.put_policy(store, &attempted, policy, true)?
+            }
             Change::DeletePolicy(name) => {
                 store.delete_policy(self.vhost_id, false, name.as_str())?;
                 self.policies_changed(store)?;
@@ -306,12 +304,9 @@ impl Engine {
             }
             _ => format!("invalid arg {of}: {}", problem.message),
         };
-        let mut error = BrokerError::new(
-            ErrorKind::PreconditionFailed,
-            attempted,
-            problem.message.clone(),
-        )
-        .reply(406, format!("PRECONDITION_FAILED - {text}"));
+        let mut error =
+            BrokerError::new(ErrorKind::PreconditionFailed, attempted, problem.message.clone())
+                .reply(406, format!("PRECONDITION_FAILED - {text}"));
         if let Some(hint) = &problem.hint {
             error = error.hint(hint.clone());
         }
@@ -336,7 +331,8 @@ impl Engine {
             ("auto_delete", wanted.auto_delete, current.auto_delete),
         ] {
             if wanted != current {
-                let text = format!("{}: received '{wanted}' but current is '{current}'", of(argument));
+                let text =
+                    format!("{}: received '{wanted}' but current is '{current}'", of(argument));
                 return Err(precondition(attempted, &text));
             }
         }
@@ -598,12 +594,9 @@ impl Engine {
         if let Some(problem) =
             check_policy(policy, operator, self.version).iter().find(|problem| problem.refused)
         {
-            let mut error = BrokerError::new(
-                ErrorKind::Invalid,
-                attempted,
-                problem.message.clone(),
-            )
-            .reply(400, format!("Validation failed: {}", problem.message));
+            let mut error =
+                BrokerError::new(ErrorKind::Invalid, attempted, problem.message.clone())
+                    .reply(400, format!("Validation failed: {}", problem.message));
             if let Some(hint) = &problem.hint {
                 error = error.hint(hint.clone());
             }

@@ -265,10 +265,9 @@ fn snapshot(
         if operator { operator_policies.push(policy) } else { policies.push(policy) }
     }
     let default_queue_type = if engine.capabilities.default_queue_type {
-        engine.default_queue_type.or(engine
-            .capabilities
-            .reads_back_classic
-            .then_some(QueueType::Classic))
+        engine
+            .default_queue_type
+            .or(engine.capabilities.reads_back_classic.then_some(QueueType::Classic))
     } else {
         None
     };
@@ -301,9 +300,8 @@ fn storage_fault(file: &StateFile, fault: Fault) -> StorageError {
     match fault {
         Fault::Storage(error) => error,
         Fault::Sql(error) => file.fault(&error),
-        Fault::Broker(error) => StorageError::Statement {
-            path: file.path().to_owned(),
-            cause: error.to_string(),
-        },
+        Fault::Broker(error) => {
+            StorageError::Statement { path: file.path().to_owned(), cause: error.to_string() }
+        }
     }
 }
