@@ -14,6 +14,7 @@ usage() {
 Real RabbitMQ nodes for tests.
 
 usage: tests/broker.sh install 3.10|4.0|all   install what is missing
+       tests/broker.sh packages CMD:PACKAGE[,PACKAGE]... where CMD is missing
        tests/broker.sh start 3.10|4.0 [DIR]   start a new node; prints DIR/env
        tests/broker.sh restart DIR            start it again: same ports, same data
        tests/broker.sh stop DIR               end all of its processes
@@ -103,35 +104,65 @@ as_root() {
   fi
 }
 
+# What an installation has to take back, also when it fails or is interrupted:
+# a signal is handled when the command in the foreground has ended.
+made_policy='' partial_tree=''
+
+undo_install() {
+  trap '' HUP INT TERM
+  forbid_services_no_more
+  [[ -z $partial_tree ]] || as_root rm -rf --one-file-system "$partial_tree"
+}
+
+# Lets packages start their services again, if it was us who forbade it.
+forbid_services_no_more() {
+  [[ -z $made_policy ]] || as_root rm -f "$made_policy"
+  made_policy=''
+}
+
+forbid_services() {
+  local policy=/usr/sbin/policy-rc.d
+  [[ ! -e $policy ]] || return 0
+  made_policy=$policy
+  # The exit status 101 is what forbids invoke-rc.d to start anything.
+  printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+  as_root chmod 755 "$policy"
+}
+
 # Installs Debian packages without starting their services. Package lists are
 # fetched only when the first attempt fails, which is so on a fresh image.
 apt_install() {
   command -v apt-get >/dev/null ||
     unavailable "apt-get is missing (this is no Debian); install by hand: $*"
 
-  local policy=/usr/sbin/policy-rc.d made_policy='' status=0
-  if [[ ! -e $policy ]]; then
-    # The exit status 101 is what forbids invoke-rc.d to start anything.
-    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
-    as_root chmod 755 "$policy"
-    made_policy=yes
-  fi
-  local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q
-    --no-install-recommends -o DPkg::Lock::Timeout=300 "$@")
-  as_root "${install[@]}" >&2 </dev/null || {
-    as_root apt-get update -q >&2 </dev/null || true
-    as_root "${install[@]}" >&2 </dev/null || status=$?
+  # One at a time: apt waits for one of its locks, not for all of them.
+  mkdir -p "$(cache_dir)"
+  exec 8>"$(cache_dir)/apt.lock"
+  flock 8
+  local status=0
+  forbid_services
+  # In a session of its own, since an interrupted dpkg has to be repaired by hand.
+  apt_get install --no-install-recommends "$@" || {
+    apt_get update || true
+    apt_get install --no-install-recommends "$@" || status=$?
   }
-  [[ -z $made_policy ]] || as_root rm -f "$policy"
+  forbid_services_no_more
+  exec 8>&-
   ((status == 0)) || unavailable "apt-get could not install: $*"
 }
 
-# Installs the packages whose command is missing: pairs COMMAND:PACKAGE.
+apt_get() {
+  as_root env DEBIAN_FRONTEND=noninteractive setsid --wait \
+    apt-get -y -q -o DPkg::Lock::Timeout=300 "$@" >&2 </dev/null 8>&- 9>&-
+}
+
+# Installs packages where a command is missing: COMMAND:PACKAGE[,PACKAGE]...
 need_commands() {
   local pair missing=()
   for pair in "$@"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
   done
+  IFS=, read -r -a missing <<<"$(IFS=, && echo "${missing[*]}")"
   ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
 }
 
@@ -183,24 +214,29 @@ install_tree() {
   if [[ ! -d $dir/root ]]; then
     as_root rm -rf --one-file-system "$dir"/partial.*
     local partial=$dir/partial.$$
+    partial_tree=$partial
     mirror=$(debian_mirror)
     say "installing RabbitMQ $version from Debian $release into $dir"
-    local status=0
-    as_root env DEBIAN_FRONTEND=noninteractive debootstrap --variant=minbase \
-      --include=rabbitmq-server "$release" "$partial" ${mirror:+"$mirror"} \
+    # Where that is allowed, in a mount namespace of its own: an interrupted
+    # debootstrap leaves /proc and /sys mounted in its tree.
+    local command=(debootstrap --variant=minbase --include=rabbitmq-server
+      "$release" "$partial" ${mirror:+"$mirror"}) status=0
+    ! as_root unshare --mount true 2>/dev/null ||
+      command=(unshare --mount --propagation private "${command[@]}")
+    as_root env DEBIAN_FRONTEND=noninteractive "${command[@]}" \
       >"$dir/install.log" 2>&1 </dev/null 9>&- || status=$?
     if ((status != 0)); then
       tail -n 15 "$dir/install.log" >&2
-      as_root umount -l "$partial/proc" "$partial/sys" 2>/dev/null || true
-      as_root rm -rf --one-file-system "$partial"
       unavailable "debootstrap failed with status $status; the whole log: $dir/install.log"
     fi
-    # Node names end in @localhost; a node's directory appears as /node.
+    # Node names end in @localhost. A node's directory appears as /node, or is
+    # made in /nodes where nothing can be mounted.
     grep -qw localhost "$partial/etc/hosts" 2>/dev/null ||
       echo '127.0.0.1 localhost' | as_root tee -a "$partial/etc/hosts" >/dev/null
-    as_root mkdir -p "$partial/node"
+    as_root mkdir -p "$partial/node" "$partial/nodes"
     as_root rm -rf "$partial/var/cache/apt" "$partial/var/lib/apt/lists"
     as_root mv -T "$partial" "$dir/root"
+    partial_tree=''
   fi
   exec 9>&-
 }
@@ -331,15 +367,48 @@ make_certificates() {
   }
 }
 
-# Writes the settings of a new node. `at` is the node's directory as the node
-# itself sees it, which inside a chroot is another than ours.
+# Sets how the version is run here, and where its tree is:
+#   host    the machine's own package
+#   mounts  a chroot, with /proc, /dev and the node's directory mounted in it
+#   bare    a chroot with nothing mounted, since containers mostly forbid that;
+#           the node's directory is then inside the tree. RabbitMQ does without
+#           /proc and /dev but for what it knows of the machine's memory and disk.
+choose_way() {
+  root=$(root_of "$version") ||
+    unavailable "RabbitMQ $version is not installed: tests/broker.sh install $version"
+  namespace=(unshare --mount --propagation private)
+  # Without root: a user namespace in which we are root.
+  ((EUID == 0)) || namespace+=(--map-root-user)
+  if [[ $root == / ]]; then
+    way=host
+  elif "${namespace[@]}" true 2>/dev/null; then
+    way=mounts
+  elif chroot "$root" /bin/true 2>/dev/null; then
+    way=bare
+  else
+    unavailable "RabbitMQ $version runs in a chroot, which this user may not enter: run as root"
+  fi
+}
+
+# Writes the settings of a new node.
+# `store` is where its files really are; `at` is the same for the node itself.
 configure() {
-  local dir=$1 at=$2
-  mkdir -p "$dir/home" "$dir/data" "$dir/log"
-  echo '[rabbitmq_management,rabbitmq_shovel].' >"$dir/enabled_plugins"
+  local dir=$1
+  store=$dir at=$dir
+  case $way in
+    mounts) at=/node ;;
+    bare)
+      at=/nodes/$node_name
+      store=$root$at
+      rm -rf "$store"
+      ;;
+  esac
+  mkdir -p "$store/home" "$store/data" "$store/log" "$store/tls"
+  make_certificates "$store/tls"
+  echo '[rabbitmq_management,rabbitmq_shovel].' >"$store/enabled_plugins"
   # An empty file, so that none of the machine's own settings are read.
-  : >"$dir/rabbitmq-env.conf"
-  cat >"$dir/rabbitmq.conf" <<CONF
+  : >"$store/rabbitmq-env.conf"
+  cat >"$store/rabbitmq.conf" <<CONF
 listeners.tcp.1 = 127.0.0.1:$amqp_port
 listeners.ssl.1 = 127.0.0.1:$amqps_port
 ssl_options.cacertfile = $at/tls/ca.pem
@@ -353,17 +422,26 @@ loopback_users = none
 log.file = rabbit.log
 log.file.level = info
 
-# Counts in the management API are as old as this at most. Five seconds is the
-# default; a test would wait that long for each count. The paths in the broker
-# are the same ones, they only run more often.
+# How old the counts in the management API may be. They pass two clocks, both of
+# five seconds by default: queues report, and the API collects; a test would
+# wait for both. The same code runs, only more often. (The third clock, that of
+# quorum queues, has no name in this file: see RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS.)
 collect_statistics_interval = 1000
+management.sample_retention_policies.global.minute = 1
+management.sample_retention_policies.basic.minute = 1
+management.sample_retention_policies.detailed.minute = 1
 CONF
+  if [[ $way == bare ]]; then
+    printf '%s\n' 'vm_memory_calculation_strategy = allocated' \
+      'total_memory_available_override_value = 2GB' >>"$store/rabbitmq.conf"
+    ln -sfn "$store"/* "$dir/"
+  fi
 }
 
 # Starts the node in $1 in the background, in a session of its own, so that a
 # signal for the test run's group does not reach it.
 launch() {
-  local dir=$1 root=$2 at=$3
+  local dir=$1
   local environment=(
     "NEXUSCTL_NODE_DIR=$dir"
     "PATH=/usr/sbin:/usr/bin:/sbin:/bin" "LANG=C.UTF-8" "HOME=$at/home"
@@ -376,24 +454,24 @@ launch() {
     "RABBITMQ_DIST_PORT=$dist_port"
     "ERL_EPMD_PORT=$epmd_port" "ERL_EPMD_ADDRESS=127.0.0.1"
     "ERL_CRASH_DUMP=$at/log/erl_crash.dump"
-    "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}"
+    "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1} -rabbit quorum_tick_interval 1000"
   )
   local server=/usr/lib/rabbitmq/bin/rabbitmq-server command
-  if [[ $root == / ]]; then
-    command=("$server")
-  else
-    # The mounts live in a namespace of their own and vanish with the node's
-    # last process; other nodes of the same tree do not see them.
-    # shellcheck disable=SC2016 # expanded by the inner shell
-    command=(unshare --mount --propagation private /bin/bash -c '
-      set -e
-      mount --rbind /proc "$1/proc"
-      mount --rbind /dev "$1/dev"
-      mount --bind "$2" "$1/node"
-      exec chroot "$1" "$3"' launch "$root" "$dir" "$server")
-    # Without root: a user namespace in which we are root.
-    ((EUID == 0)) || command=("${command[0]}" --map-root-user "${command[@]:1}")
-  fi
+  case $way in
+    host) command=("$server") ;;
+    bare) command=(chroot "$root" "$server") ;;
+    mounts)
+      # The mounts vanish with the namespace, which is to say with the node's
+      # last process; another node of the same tree does not see them.
+      # shellcheck disable=SC2016 # expanded by the inner shell
+      command=("${namespace[@]}" /bin/bash -c '
+        set -e
+        mount --rbind /proc "$1/proc"
+        mount --rbind /dev "$1/dev"
+        mount --bind "$2" "$1/node"
+        exec chroot "$1" "$3"' launch "$root" "$dir" "$server")
+      ;;
+  esac
   # The console says why a node did not come up when its log does not.
   setsid env -i -C / "${environment[@]}" "${command[@]}" \
     </dev/null >"$dir/log/console.log" 2>&1 &
@@ -403,8 +481,10 @@ launch() {
 # it has from its first exec on: a moment after the fork.
 abandon() {
   local dir=$1
+  trap '' HUP INT TERM
   [[ -z ${!:-} ]] || wait_for 5 launched "$dir" "$!" || true
   end_now "$dir" || true
+  remove_temporary "$dir"
 }
 
 launched() { ! all_gone "$1" || ! kill -0 "$2" 2>/dev/null; }
@@ -457,13 +537,13 @@ show_logs() {
   done
 }
 
-port_was_taken() { grep -qsE 'eaddrinuse|address already in use|port.*in use' "$1"/log/*.log; }
+port_was_taken() { grep -qsE 'eaddrinuse|address already in use|nodistribution' "$1"/log/*.log; }
 
 # The addresses of the node, for tests, in DIR/env and on standard output.
 write_env() {
-  local dir=$1 root=$2 version lib
-  for lib in "${root%/}"/usr/lib/rabbitmq/lib/rabbitmq_server-*; do
-    version=${lib##*-}
+  local dir=$1 lib exact=$version
+  for lib in "${root%/}/usr/lib/rabbitmq/lib/rabbitmq_server-$version".*; do
+    exact=${lib##*-}
   done
   {
     printf 'NODE_%s=%q\n' \
@@ -471,7 +551,7 @@ write_env() {
       AMQPS_URL "amqps://guest:guest@127.0.0.1:$amqps_port/%2f" \
       MANAGEMENT_URL "http://127.0.0.1:$management_port" \
       PID "$(beam_pid "$dir")" \
-      VERSION "$version" \
+      VERSION "$exact" \
       CA "$dir/tls/ca.pem" \
       CLIENT_CERT "$dir/tls/client.pem" \
       CLIENT_KEY "$dir/tls/client.key" \
@@ -481,19 +561,41 @@ write_env() {
   cat "$dir/env"
 }
 
-# What `restart` needs to know, beside the files that are there anyway.
+# What `restart` and `stop` need to know.
 write_identity() {
   local dir=$1 name
-  for name in version node_name amqp_port amqps_port management_port dist_port epmd_port; do
+  for name in version store at node_name amqp_port amqps_port management_port dist_port epmd_port; do
     printf '%s=%q\n' "$name" "${!name}"
   done >"$dir/identity"
 }
 
+read_identity() {
+  [[ -r $1/identity ]] || return 1
+  # shellcheck source=/dev/null
+  . "$1/identity"
+}
+
+# Removes what `configure` made.
+remove_files() {
+  local dir=$1
+  read_identity "$dir" || return 0
+  [[ $store == "$dir" ]] || rm -rf "$store"
+  rm -rf "${dir:?}"/{home,data,log,tls,rabbitmq.conf,rabbitmq-env.conf,enabled_plugins,identity,env}
+}
+
+# Removes a directory that `start` has made.
+remove_temporary() {
+  local dir=$1
+  [[ -e $dir/temporary ]] || return 0
+  remove_files "$dir"
+  rm -rf "$dir"
+}
+
 start_node() {
   version=$1
-  local dir=${2:-} root at attempt status made=''
+  local dir=${2:-} attempt status made=''
   release_of "$version" >/dev/null
-  root=$(root_of "$version") || unavailable "RabbitMQ $version is not installed: tests/broker.sh install $version"
+  choose_way
   if [[ -z $dir ]]; then
     dir=$(mktemp -d "${TMPDIR:-/tmp}/nexusctl-rabbitmq-$version.XXXXXX")
     made=yes
@@ -503,35 +605,28 @@ start_node() {
   fi
   dir=$(cd "$dir" && pwd -P)
   [[ $dir != *[[:space:]]* ]] || die "the directory's name must have no blanks: $dir"
-  # A start that is interrupted leaves nothing behind that runs.
+  # A start that fails or is interrupted leaves nothing behind that runs.
   # shellcheck disable=SC2064 # the value of now
-  trap "abandon '$dir'; [[ -z '$made' ]] || rm -rf '$dir'" EXIT
-  trap 'exit 129' HUP
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
+  trap "abandon '$dir'" EXIT
 
   [[ -z $made ]] || : >"$dir/temporary"
-  at=$dir
-  [[ $root == / ]] || at=/node
-  make_certificates "$dir/tls"
   # Somebody may take a chosen port before the node does: then choose again.
   for attempt in 1 2 3; do
     choose_ports
     node_name=nexus-$amqp_port@localhost
-    configure "$dir" "$at"
+    configure "$dir"
     write_identity "$dir"
-    launch "$dir" "$root" "$at"
+    launch "$dir"
     status=0
     await_node "$dir" || status=$?
     ((status != 0)) || break
     end_now "$dir" || true
-    if ((attempt < 3)) && port_was_taken "$dir"; then
-      rm -rf "$dir/data" "$dir/log"
-      continue
+    if ((attempt == 3)) || ! port_was_taken "$dir"; then
+      fail_start "$dir" "$status"
     fi
-    fail_start "$dir" "$status"
+    remove_files "$dir"
   done
-  write_env "$dir" "$root"
+  write_env "$dir"
   trap - EXIT
 }
 
@@ -544,29 +639,27 @@ fail_start() {
 }
 
 restart_node() {
-  local dir root at status=0
+  local dir status=0
   dir=$(realpath -m -- "$1")
-  [[ -r $dir/identity ]] || die "there is no node in $dir"
-  # shellcheck source=/dev/null
-  . "$dir/identity"
-  root=$(root_of "$version") || unavailable "RabbitMQ $version is not installed: tests/broker.sh install $version"
-  at=$dir
-  [[ $root == / ]] || at=/node
-  end_processes "$dir" || die "the old processes of $dir do not end: $(processes "$dir" | tr '\n' ' ')"
-  launch "$dir" "$root" "$at"
+  read_identity "$dir" || die "there is no node in $dir"
+  choose_way
+  end_processes "$dir" || die "some processes of $dir do not end: $(processes "$dir" | tr '\n' ' ')"
+  launch "$dir"
   await_node "$dir" || status=$?
   if ((status != 0)); then
     end_now "$dir" || true
     fail_start "$dir" "$status"
   fi
-  write_env "$dir" "$root"
+  write_env "$dir"
 }
 
 stop_node() {
   local dir
   dir=$(realpath -m -- "$1")
+  # A temporary node's data go with it: no need to end in good order.
+  [[ ! -e $dir/temporary ]] || end_now "$dir" || true
   end_processes "$dir" || die "some processes of $dir do not end: $(processes "$dir" | tr '\n' ' ')"
-  [[ ! -e $dir/temporary ]] || rm -rf "$dir"
+  remove_temporary "$dir"
 }
 
 # ----------------------------------------------------------------------- main
@@ -574,15 +667,25 @@ stop_node() {
 main() {
   local verb=${1:-}
   shift || true
+  # A signal ends the script as an error does: by way of EXIT.
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
   case $verb in
     install)
       (($# == 1)) || wrong_usage "install takes a version"
+      trap undo_install EXIT
       if [[ $1 == all ]]; then
         install_version 3.10
         install_version 4.0
       else
         install_version "$1"
       fi
+      ;;
+    packages)
+      (($# > 0)) || wrong_usage "packages takes pairs COMMAND:PACKAGE[,PACKAGE]"
+      trap undo_install EXIT
+      need_commands "$@"
       ;;
     start)
       (($# == 1 || $# == 2)) || wrong_usage "start takes a version and at most a directory"

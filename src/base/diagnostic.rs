@@ -143,6 +143,7 @@ impl fmt::Display for Diagnostic {
         if let Some(span) = &self.span {
             write!(f, "\n  --> {span}")?;
             if let Some(line) = span.source.line(span.line) {
+                let line = &without_password(line);
                 let number = span.line.to_string();
                 let blank = " ".repeat(number.len());
                 let (shown, column) = excerpt(line, span.column);
@@ -177,6 +178,30 @@ fn excerpt(line: &str, column: u32) -> (String, usize) {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
     (shown, column - start)
+}
+
+/// The line with the password of a URL in it (`://user:password@`) covered, character for character so
+/// that columns stay where they are.
+fn without_password(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(start) = rest.find("://") {
+        let (before, after) = rest.split_at(start + 3);
+        shown.push_str(before);
+        let end = after.find(|c: char| c.is_whitespace() || "\"'/".contains(c));
+        let (authority, others) = after.split_at(end.unwrap_or(after.len()));
+        match authority.rfind('@').and_then(|at| Some((authority[..at].find(':')?, at))) {
+            Some((colon, at)) => {
+                shown.push_str(&authority[..=colon]);
+                shown.extend(authority[colon + 1..at].chars().map(|_| '*'));
+                shown.push_str(&authority[at..]);
+            }
+            None => shown.push_str(authority),
+        }
+        rest = others;
+    }
+    shown.push_str(rest);
+    shown
 }
 
 /// The findings of one reading, and whether they allow to go on.
@@ -251,6 +276,17 @@ mod tests {
              --> topology.yaml:2:12\n   |\n 2 |   orders: {durabel: true}\n   |            ^^^^^^^\n  \
              hint: did you mean `durable`?"
         );
+    }
+
+    #[test]
+    fn the_password_in_a_shown_line_is_covered() {
+        for (line, shown) in [
+            ("amqp_url: amqp://u:hunter2@h/v # x", "amqp_url: amqp://u:*******@h/v # x"),
+            ("a://u:p@q@h b://h:1 c://x:y@z", "a://u:***@h b://h:1 c://x:*@z"),
+            ("no url: a@b", "no url: a@b"),
+        ] {
+            assert_eq!(without_password(line), shown);
+        }
     }
 
     #[test]

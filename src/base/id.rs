@@ -145,6 +145,21 @@ impl ExchangeName {
     }
 }
 
+impl ExchangeName {
+    /// A name as the broker says it, not checked: what exists may be read whatever it is called.
+    pub fn received(text: String) -> Self {
+        ExchangeName(text)
+    }
+}
+
+impl RoutingKey {
+    /// A key as the broker delivers it, not checked: other publishers may put line breaks into it,
+    /// and a delivery must not be refused for that.
+    pub fn received(text: String) -> Self {
+        RoutingKey(text)
+    }
+}
+
 impl QueueName {
     /// The key under which the default exchange finds this queue.
     pub fn as_routing_key(&self) -> RoutingKey {

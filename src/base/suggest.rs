@@ -2,7 +2,11 @@
 
 /// The name among `known` that is closest to `given`, when it is close enough to be a slip.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // A third of the letters may differ; a single letter is too little to tell a slip by.
     let limit = (given.chars().count() / 3).clamp(1, 3);
+    if given.chars().count() < 2 {
+        return None;
+    }
     known
         .into_iter()
         .map(|name| (distance(&given.to_lowercase(), &name.to_lowercase()), name))
@@ -47,5 +51,6 @@ mod tests {
         assert_eq!(nearest("durabel", known), Some("durable"));
         assert_eq!(nearest("maxlenght", known), Some("maxLength"));
         assert_eq!(nearest("colour", known), None);
+        assert_eq!(nearest("x", ["y", "z"]), None);
     }
 }

@@ -652,3 +652,248 @@ pub fn merged_definition(
     }
     merged
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::{ExchangeName, QueueName};
+    use crate::broker::definition::ExchangeKind;
+
+    const V3_10_8: Version = Version::new(3, 10, 8);
+    const V4_0_5: Version = Version::new(4, 0, 5);
+
+    fn policy(name: &str, priority: i64, definition: &[(&str, Value)]) -> PolicyDefinition {
+        PolicyDefinition {
+            name: PolicyName::new(name).unwrap(),
+            pattern: "^q".into(),
+            apply_to: ApplyTo::Queues,
+            priority,
+            definition: definition.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
+        }
+    }
+
+    fn queue(queue_type: QueueType, arguments: &[(&str, Value)]) -> QueueDefinition {
+        let mut queue = QueueDefinition::durable(QueueName::new("q1").unwrap(), queue_type);
+        for (name, value) in arguments {
+            queue.arguments.insert(*name, field_of_json(value));
+        }
+        queue
+    }
+
+    /// Argument against policy: what is left, on 3.10.8 and on 4.0.5, as measured by effect.
+    #[test]
+    fn argument_and_policy_are_folded_as_measured() {
+        use QueueType::{Classic, Quorum, Stream};
+        let n = |n: i64| Value::from(n);
+        let t = |t: &str| Value::from(t);
+        let table: Vec<(QueueType, &str, Value, Value, Value, Value)> = vec![
+            (Classic, "max-length", n(5), n(2), n(2), n(2)),
+            (Quorum, "max-length", n(2), n(5), n(2), n(2)),
+            (Classic, "max-length-bytes", n(5), n(2), n(2), n(2)),
+            (Quorum, "message-ttl", n(100), n(50), n(50), n(50)),
+            (Classic, "message-ttl", n(50), n(100), n(50), n(50)),
+            (Classic, "expires", n(400), n(60_000), n(400), n(400)),
+            (Quorum, "expires", n(400), n(60_000), n(60_000), n(400)),
+            (
+                Classic,
+                "overflow",
+                t("drop-head"),
+                t("reject-publish"),
+                t("drop-head"),
+                t("drop-head"),
+            ),
+            (
+                Quorum,
+                "overflow",
+                t("drop-head"),
+                t("reject-publish"),
+                t("reject-publish"),
+                t("reject-publish"),
+            ),
+            (Classic, "dead-letter-exchange", t("a"), t("p"), t("a"), t("a")),
+            (Quorum, "dead-letter-routing-key", t("a"), t("p"), t("a"), t("a")),
+            (
+                Quorum,
+                "dead-letter-strategy",
+                t("at-most-once"),
+                t("at-least-once"),
+                t("at-most-once"),
+                t("at-most-once"),
+            ),
+            (Quorum, "delivery-limit", n(2), n(5), n(2), n(2)),
+            (Quorum, "delivery-limit", n(5), n(2), n(2), n(2)),
+            (Quorum, "delivery-limit", n(-1), n(2), n(-1), n(2)),
+            (Stream, "max-length-bytes", n(5), n(9), n(9), n(9)),
+            (Stream, "max-age", t("1D"), t("7D"), t("7D"), t("7D")),
+        ];
+        for (queue_type, key, argument, by_policy, in_3_10, in_4_0) in table {
+            let q = queue(queue_type, &[(&format!("x-{key}"), argument.clone())]);
+            let policies = Policies::compile(&[policy("p", 1, &[(key, by_policy.clone())])], &[]);
+            for (version, expected) in [(V3_10_8, in_3_10), (V4_0_5, in_4_0)] {
+                let effective = effective_queue(&q, queue_type, &policies, version);
+                let setting = effective.setting(key).unwrap();
+                let what = format!("{key} on {queue_type} of {version}");
+                assert_eq!(setting.value, field_of_json(&expected), "{what}");
+                let from_policy = setting.source != Source::Argument;
+                assert_eq!(setting.value == field_of_json(&by_policy), from_policy, "{what}");
+                let lost = if from_policy { &argument } else { &by_policy };
+                assert_eq!(setting.overrides.len(), 1, "{what}");
+                assert_eq!(setting.overrides[0].value, field_of_json(lost), "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn delivery_limits_count_as_each_version_counts() {
+        let limit = |arguments: &[(&str, Value)], version| {
+            effective_queue(
+                &queue(QueueType::Quorum, arguments),
+                QueueType::Quorum,
+                &Policies::compile(&[], &[]),
+                version,
+            )
+            .delivery_limit()
+        };
+        assert_eq!(limit(&[], V3_10_8), None);
+        assert_eq!(limit(&[], V4_0_5), Some(20));
+        assert_eq!(limit(&[("x-delivery-limit", (-1).into())], V3_10_8), Some(0));
+        assert_eq!(limit(&[("x-delivery-limit", (-1).into())], V4_0_5), None);
+        assert_eq!(limit(&[("x-delivery-limit", 3.into())], V4_0_5), Some(3));
+    }
+
+    #[test]
+    fn a_policy_key_unknown_to_the_type_skips_the_whole_policy() {
+        let policies = Policies::compile(
+            &[
+                policy("limits", 9, &[("delivery-limit", 3.into()), ("max-length", 7.into())]),
+                policy("plain", 1, &[("max-length", 5.into())]),
+                policy("harmless", 0, &[("alternate-exchange", "x".into())]),
+            ],
+            &[],
+        );
+        let classic =
+            effective_queue(&queue(QueueType::Classic, &[]), QueueType::Classic, &policies, V4_0_5);
+        assert_eq!(classic.max_length(), Some(5));
+        assert_eq!(
+            classic.skipped,
+            [SkippedPolicy {
+                name: PolicyName::new("limits").unwrap(),
+                operator: false,
+                keys: vec!["delivery-limit".into()]
+            }]
+        );
+        assert_eq!(classic.outranked, [PolicyName::new("harmless").unwrap()]);
+        let quorum =
+            effective_queue(&queue(QueueType::Quorum, &[]), QueueType::Quorum, &policies, V4_0_5);
+        assert_eq!((quorum.max_length(), quorum.delivery_limit()), (Some(7), Some(3)));
+    }
+
+    #[test]
+    fn equal_priorities_are_reported_and_the_first_name_is_taken() {
+        let policies = Policies::compile(
+            &[
+                policy("b", 1, &[("max-length", 2.into())]),
+                policy("a", 1, &[("expires", 9.into())]),
+            ],
+            &[],
+        );
+        let found = policies.for_queue("q1", QueueType::Classic, V4_0_5);
+        assert_eq!(found.policy.map(|p| p.name.as_str()), Some("a"));
+        let ambiguity = found.ambiguity.unwrap();
+        assert_eq!((ambiguity.priority, ambiguity.names.len()), (1, 2));
+        assert!(policies.for_queue("other", QueueType::Classic, V4_0_5).policy.is_none());
+    }
+
+    #[test]
+    fn an_operator_policy_only_makes_stricter() {
+        let policies = Policies::compile(
+            &[policy("p", 1, &[("max-length", 5.into()), ("overflow", "drop-head".into())])],
+            &[policy(
+                "op",
+                1,
+                &[
+                    ("max-length", 2.into()),
+                    ("expires", 100.into()),
+                    ("overflow", "reject-publish".into()),
+                ],
+            )],
+        );
+        let q = queue(QueueType::Classic, &[("x-max-length", 9.into())]);
+        let effective = effective_queue(&q, QueueType::Classic, &policies, V4_0_5);
+        let op = Source::OperatorPolicy(PolicyName::new("op").unwrap());
+        assert_eq!(effective.max_length(), Some(2));
+        assert_eq!(effective.setting("max-length").unwrap().source, op);
+        assert_eq!(
+            effective.setting("max-length").unwrap().to_string(),
+            "2 (operator policy `op`), over 9 (argument), over 5 (policy `p`)"
+        );
+        assert_eq!(effective.expires_ms(), Some(100));
+        assert_eq!(effective.overflow(), Overflow::RejectPublish);
+        let merged = merged_definition(
+            Some(&policy("p", 1, &[("max-length", 5.into())])),
+            Some(&policy("o", 1, &[("max-length", 9.into()), ("expires", 1.into())])),
+            V4_0_5,
+        );
+        assert_eq!(Value::Object(merged), serde_json::json!({"max-length": 5, "expires": 1}));
+    }
+
+    #[test]
+    fn at_least_once_falls_back_without_its_conditions() {
+        let strategy = |arguments: &[(&str, Value)]| {
+            effective_queue(
+                &queue(QueueType::Quorum, arguments),
+                QueueType::Quorum,
+                &Policies::compile(&[], &[]),
+                V4_0_5,
+            )
+            .dead_letter_strategy()
+        };
+        let asked = ("x-dead-letter-strategy", Value::from("at-least-once"));
+        let dlx = ("x-dead-letter-exchange", Value::from("d"));
+        let reject = ("x-overflow", Value::from("reject-publish"));
+        assert_eq!(strategy(&[asked.clone(), dlx.clone()]), DeadLetterStrategy::AtMostOnce);
+        assert_eq!(strategy(&[asked.clone(), reject.clone()]), DeadLetterStrategy::AtMostOnce);
+        assert_eq!(strategy(&[asked, dlx, reject]), DeadLetterStrategy::AtLeastOnce);
+    }
+
+    #[test]
+    fn the_queue_type_is_the_default_only_when_the_queue_can_be_of_it() {
+        let mut untyped = queue(QueueType::Classic, &[]);
+        untyped.arguments.remove("x-queue-type");
+        let resolve = |q: &QueueDefinition, default| resolve_queue_type(q, default).0;
+        assert_eq!(resolve(&untyped, None), QueueType::Classic);
+        assert_eq!(resolve(&untyped, Some(QueueType::Quorum)), QueueType::Quorum);
+        untyped.durable = false;
+        assert_eq!(resolve(&untyped, Some(QueueType::Quorum)), QueueType::Classic);
+        let typed = queue(QueueType::Stream, &[]);
+        assert_eq!(resolve(&typed, Some(QueueType::Quorum)), QueueType::Stream);
+    }
+
+    #[test]
+    fn patterns_are_unanchored_bytes_and_bad_ones_are_named() {
+        assert!(compile_pattern("rders").unwrap().is_match(b"orders.eu"));
+        assert!(!compile_pattern("^rders").unwrap().is_match(b"orders"));
+        assert!(!compile_pattern("^.$").unwrap().is_match("ü".as_bytes()));
+        assert!(compile_pattern("^(?!x)").is_err());
+        assert!(compile_pattern("(a{1000}){1000}").is_err());
+        let mut bad = policy("bad", 1, &[]);
+        bad.pattern = "(".into();
+        let policies = Policies::compile(&[bad], &[]);
+        assert_eq!(policies.problems().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["bad"]);
+    }
+
+    #[test]
+    fn an_alternate_exchange_by_argument_wins() {
+        let mut by_policy = policy("p", 1, &[("alternate-exchange", "p".into())]);
+        by_policy.apply_to = ApplyTo::Exchanges;
+        by_policy.pattern = "^e".into();
+        let policies = Policies::compile(&[by_policy], &[]);
+        let mut exchange =
+            ExchangeDefinition::durable(ExchangeName::new("e").unwrap(), ExchangeKind::Topic);
+        assert_eq!(effective_exchange(&exchange, &policies).alternate(), Some("p"));
+        exchange.arguments.insert("alternate-exchange", "a");
+        let effective = effective_exchange(&exchange, &policies);
+        assert_eq!(effective.alternate(), Some("a"));
+        assert_eq!(effective.alternate_exchange.unwrap().overrides.len(), 1);
+    }
+}

@@ -9,12 +9,14 @@ pub mod definition;
 pub mod effective;
 pub mod error;
 pub mod port;
+pub mod read_only;
 pub mod routing;
 pub mod snapshot;
 pub mod version;
 
 pub mod embedded;
 pub mod rabbitmq;
+pub mod connect;
 
 pub use change::{Change, Changed};
 pub use definition::{
@@ -26,5 +28,6 @@ pub use port::{
     Broker, Consumer, ConsumerOptions, Delivery, DeliveryTag, Lock, LockError, LockHolder, Outcome,
     Publish, Publisher, PublisherOptions, QueueDepth, Settled, Settlement, Ticket,
 };
+pub use read_only::ReadOnly;
 pub use snapshot::{Permissions, QueueState, Snapshot, VhostState};
 pub use version::{BrokerIdentity, Capabilities, Product, Version};

@@ -218,6 +218,13 @@ pub trait Consumer: Send + fmt::Debug {
     /// Returns when the broker has taken every settlement sent so far.
     async fn flush(&mut self) -> Result<(), BrokerError>;
 
+    /// Ends the flow and keeps the channel: nothing new is delivered, what was delivered can still be
+    /// settled. For who has what it wants, so that settling does not fetch more. A consumer that
+    /// cannot pause goes on, which costs the messages fetched a redelivery.
+    async fn pause(&mut self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
     /// Flushes, then ends the subscription. Unsettled deliveries go back to their place in the
     /// queue, in order.
     async fn close(self: Box<Self>) -> Result<(), BrokerError>;

@@ -2,3 +2,172 @@
 //!
 //! The only room that prints, prompts, reads the environment or installs a signal handler. It knows no
 //! SQL and no AMQP.
+//!
+//! [`run`] takes the arguments and a [`Host`], so that a test runs a command in process with streams,
+//! environment and clock of its own. A command is a folder: `mod.rs` has its arguments and `run`,
+//! `view.rs` the report it prints.
+
+pub mod args;
+pub mod completions;
+pub mod connect;
+pub mod consent;
+pub mod context;
+pub mod credentials;
+pub mod error;
+pub mod exit;
+pub mod explain;
+pub mod host;
+pub mod man;
+pub mod output;
+pub mod runtime;
+pub mod schemas;
+pub mod session;
+pub mod settings;
+pub mod signals;
+pub mod topology;
+pub mod version;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, FromArgMatches};
+
+pub use exit::ExitStatus;
+pub use host::Host;
+
+use args::{Cli, Command};
+use error::{CliError, code};
+use output::Format;
+use session::Session;
+
+/// Runs the real process: its arguments, its streams, its environment.
+pub fn process() -> ExitStatus {
+    let run = || run(std::env::args_os(), Host::process());
+    match std::panic::catch_unwind(run) {
+        Ok(status) => status,
+        // The panic hook has said what and where.
+        Err(_) => ExitStatus::Internal,
+    }
+}
+
+/// Runs one command. The first argument is the name of the program.
+pub fn run(args: impl IntoIterator<Item = OsString>, host: Host) -> ExitStatus {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let mut session = Session::new(host);
+    if let [_, only] = args.as_slice()
+        && (only == "--version" || only == "-V")
+    {
+        // The most frequent question of scripts needs no command tree.
+        return end(&mut session, version::short);
+    }
+    if let Some(shell) = session.environment.get(completions::VARIABLE).map(str::to_owned) {
+        return end(&mut session, |session| completions::complete(&shell, args, session));
+    }
+    session.ui.format = format_of(&args, &session);
+    end(&mut session, |session| {
+        let cli = parse(&args, session)?;
+        session.configure(cli.global)?;
+        dispatch(cli.command, session)
+    })
+}
+
+fn end(
+    session: &mut Session,
+    work: impl FnOnce(&mut Session) -> Result<ExitStatus, CliError>,
+) -> ExitStatus {
+    match work(session) {
+        Ok(status) => status,
+        Err(error) => {
+            if !error.silent {
+                session.ui.error(&error);
+            }
+            error.status
+        }
+    }
+}
+
+/// The tree of all commands.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Reads the command line. Help and version print themselves and end the run.
+fn parse(args: &[OsString], session: &mut Session) -> Result<Cli, CliError> {
+    let mut command = command();
+    if let Some(columns) = session.ui.columns {
+        command = command.term_width(columns.clamp(40, 100));
+    }
+    command
+        .try_get_matches_from_mut(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| match usage(&error, session) {
+            Ok(error) | Err(error) => error,
+        })
+}
+
+fn usage(error: &clap::Error, session: &mut Session) -> Result<CliError, CliError> {
+    use clap::error::ErrorKind as K;
+    let text = error.render().to_string();
+    match error.kind() {
+        K::DisplayHelp | K::DisplayVersion => {
+            session.ui.data(text.as_bytes())?;
+            Ok(CliError::quietly(ExitStatus::Done))
+        }
+        K::DisplayHelpOnMissingArgumentOrSubcommand => {
+            session.ui.say(text.trim_end());
+            Ok(CliError::quietly(ExitStatus::Usage))
+        }
+        _ => {
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+            let mut error = CliError::new(code::USAGE, ExitStatus::Usage, message.trim_end());
+            let advice = rest.trim_end();
+            if !advice.is_empty() {
+                error = error.hint(advice.trim_start());
+            }
+            Ok(error)
+        }
+    }
+}
+
+/// The output format as far as it can be seen before the command line is understood: for its errors.
+fn format_of(args: &[OsString], session: &Session) -> Format {
+    let mut given = None;
+    let mut args = args.iter().filter_map(|arg| arg.to_str());
+    while let Some(arg) = args.next() {
+        match arg {
+            "--" => break,
+            "-o" | "--output" => given = args.next(),
+            _ => {
+                let value = arg.strip_prefix("--output=").or_else(|| {
+                    arg.strip_prefix("-o").map(|value| value.strip_prefix('=').unwrap_or(value))
+                });
+                given = value.or(given);
+            }
+        }
+    }
+    given
+        .or_else(|| session.environment.get("NEXUSCTL_OUTPUT"))
+        .and_then(|format| format.parse().ok())
+        .unwrap_or_default()
+}
+
+fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliError> {
+    match command {
+        Command::Context(args) => context::run(args, session),
+        Command::Explain(args) => explain::run(args, session),
+        Command::Completions(args) => completions::run(args, session),
+        Command::Man(args) => man::run(args, session),
+        Command::Topology(args) => topology::run(args, session),
+        Command::Version(args) => version::run(args, session),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        command().debug_assert();
+    }
+}

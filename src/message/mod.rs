@@ -2,8 +2,22 @@
 //!
 //! This room does not know how a message travels: no exchange type, no connection, no queue depth.
 
+pub mod argument;
+#[cfg(test)]
+pub(crate) mod arbitrary;
+pub mod envelope;
+mod json;
+pub mod notation;
 pub mod properties;
+pub mod record;
+pub mod trace;
 pub mod value;
 
+pub use envelope::Envelope;
+
+pub use json::{Problem, Problems};
 pub use properties::{DeliveryMode, Message, Properties};
+pub use record::{Record, RecordRef, parse_record, write_record};
+pub use trace::TraceContext;
+
 pub use value::{FieldTable, FieldValue};

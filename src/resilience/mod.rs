@@ -1,1 +1,11 @@
-//! Retry, circuit breaker and their like: state machines that are handed the time. No sockets here, no brokers.
+//! What to do when something outside fails: state machines that are handed the time and the dice.
+//!
+//! No clock, no randomness of its own, no socket, no async: every decision is a pure step, so that it
+//! can be checked against a model and so that its state can be kept and shown. This room does not
+//! know what it protects.
+
+pub mod backoff;
+pub mod circuit;
+
+pub use backoff::Backoff;
+pub use circuit::{Circuit, CircuitBreaker, CircuitSettings, Permit};

@@ -33,6 +33,55 @@ pub struct Topology {
     pub operator_policies: Vec<Desired<PolicyDefinition>>,
     /// Defaults of messages by their type.
     pub message_types: BTreeMap<String, MessageType>,
+    /// What exists already and belongs to somebody else: referred to, never touched.
+    pub external: External,
+    /// What names must look like.
+    pub naming: Naming,
+    /// Where single settings were said, for findings more exact than the object's own place.
+    pub places: Places,
+}
+
+/// Places of settings by object and setting. Any two are equal: where a thing was said is no part of
+/// what was said.
+#[derive(Clone, Debug, Default)]
+pub struct Places(BTreeMap<(String, String), Span>);
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Places {
+    /// Remembers where `setting` (`x-max-length`, `durable`) of `object` (``queue `orders` ``) was said.
+    pub fn insert(&mut self, object: impl Into<String>, setting: impl Into<String>, span: Span) {
+        self.0.insert((object.into(), setting.into()), span);
+    }
+
+    /// Where `setting` of `object` was said.
+    pub fn get(&self, object: &str, setting: &str) -> Option<&Span> {
+        self.0.get(&(object.to_owned(), setting.to_owned()))
+    }
+}
+
+/// Objects that somebody else declares. Their definitions say only what the file knows of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct External {
+    /// Exchanges; the type is a guess when the file does not say it.
+    pub exchanges: Vec<Desired<ExchangeDefinition>>,
+    /// Queues.
+    pub queues: Vec<Desired<QueueDefinition>>,
+}
+
+/// Regular expressions that names must match as a whole.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Naming {
+    /// For exchanges.
+    pub exchanges: Option<Desired<String>>,
+    /// For queues.
+    pub queues: Option<Desired<String>>,
+    /// For policies.
+    pub policies: Option<Desired<String>>,
 }
 
 /// One desired object and where it was said.

@@ -85,9 +85,7 @@ macro_rules! document_struct {
 
         impl ::serde::Serialize for $name {
             fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                #[allow(unused_imports, reason = "a struct without fields writes nothing")]
                 use ::serde::ser::SerializeMap as _;
-                #[allow(unused_mut, reason = "a struct without fields writes nothing")]
                 let mut map = serializer.serialize_map(None)?;
                 $(
                     map.serialize_entry(
@@ -116,7 +114,6 @@ macro_rules! document_struct {
             }
 
             fn json_schema(generator: &mut ::schemars::SchemaGenerator) -> ::schemars::Schema {
-                #[allow(unused_mut, reason = "a struct without fields has no properties")]
                 let mut schema = $crate::base::document::declare::StructSchema::new(
                     concat!($($doc, "\n",)* ""),
                     [$($crate::base::document::Kind::$kind)?].first().copied(),

@@ -204,12 +204,12 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 /// [`super::suggest::nearest`], as advice. Nobody misspells a key of a kilobyte, so long ones are not
-/// compared.
+/// compared; and one or two letters are near to anything of that length.
 pub(crate) fn did_you_mean<'a>(
     given: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {
-    if given.len() > 256 {
+    if given.len() > 256 || given.chars().nth(2).is_none() {
         return None;
     }
     super::suggest::nearest(given, known).map(|name| format!("did you mean `{name}`?"))

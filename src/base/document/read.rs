@@ -122,7 +122,12 @@ pub fn read_documents_within(source: &Arc<Source>, limits: &Limits) -> Result<Ve
         weight: 0,
         documents: Vec::new(),
     };
-    let options = granit_parser::options! { emit_comments: false, emit_unresolved_aliases: true };
+    // The lookahead bounds the length of a key. YAML's own 1024 is too little for some JSON.
+    let options = granit_parser::options! {
+        emit_comments: false,
+        emit_unresolved_aliases: true,
+        simple_key_max_lookahead: 64 << 10,
+    };
     for step in Parser::new_from_str_with_options(text, options) {
         let go_on = match step {
             Ok((event, span)) => reader.event(event, &span),
@@ -142,8 +147,7 @@ pub fn read_documents_within(source: &Arc<Source>, limits: &Limits) -> Result<Ve
 /// to YAML and to nobody else, so that lines would be counted wrongly.
 fn check_characters(source: &Arc<Source>) -> Result<(), Findings> {
     let text = source.text.as_str();
-    let mut chars = text.char_indices().peekable();
-    while let Some((offset, c)) = chars.next() {
+    for (offset, c) in text.char_indices() {
         let next_is_line_feed = || text[offset + 1..].starts_with('\n');
         let (message, hint) = match c {
             '\t' | '\n' | '\u{85}' => continue,
@@ -153,7 +157,7 @@ fn check_characters(source: &Arc<Source>) -> Result<(), Findings> {
             }
             c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => (
                 format!("the character U+{:04X} may not stand in a file", u32::from(c)),
-                "in double quotes it can be written as an escape such as \"\\x1b\"",
+                "between double quotes it can be written as an escape such as \\x1b",
             ),
             _ => continue,
         };
@@ -231,7 +235,7 @@ impl Reader<'_> {
                 let message = format!("no anchor {} stands before this alias", quoted(&name));
                 let hint = "in quotes it is text";
                 self.report(Diagnostic::error(UNKNOWN_ALIAS, message).at(span.clone()).hint(hint))?;
-                self.deliver(Node { span, value: Value::Null }, 0)?;
+                self.deliver_nothing(span)?;
             }
             _ => {}
         }
@@ -260,7 +264,7 @@ impl Reader<'_> {
                     "merge keys (`<<`) are not part of YAML 1.2 and are not supported",
                 )
                 .hint("write the keys out, or use an alias for a whole value"),
-                _ if plain && text.is_empty() => {
+                _ if plain && matches!(text.as_ref(), "" | "~") => {
                     Diagnostic::error(INVALID_KEY, "a key is missing before the colon")
                 }
                 Some(&first) => {
@@ -318,12 +322,12 @@ impl Reader<'_> {
         span.width = 1;
         self.charge(0, &span)?;
         self.check_depth(self.frames.len() + 1, &span)?;
-        let fits = match (&collection, tag.map(Tag::core_suffix)) {
+        let fits = matches!(
+            (&collection, tag.map(Tag::core_suffix)),
             (_, None)
-            | (Collection::Sequence(_), Some(Some("seq")))
-            | (Collection::Mapping { .. }, Some(Some("map"))) => true,
-            _ => false,
-        };
+                | (Collection::Sequence(_), Some(Some("seq")))
+                | (Collection::Mapping { .. }, Some(Some("map")))
+        );
         if !fits {
             self.report(unknown_tag(tag).at(span.clone()))?;
         }
@@ -345,7 +349,7 @@ impl Reader<'_> {
         let Some((_, weight, depth)) = self.anchors.get(&anchor) else {
             let message = "this alias stands for a value that it is part of";
             self.report(Diagnostic::error(UNKNOWN_ALIAS, message).at(span.clone()))?;
-            return self.deliver(Node { span, value: Value::Null }, 0);
+            return self.deliver_nothing(span);
         };
         let (weight, depth) = (*weight, *depth);
         self.charge(weight, &span)?;
@@ -393,11 +397,19 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn refuse_key(&mut self) {
-        if let Some(Frame { collection: Collection::Mapping { key, .. }, .. }) =
-            self.frames.last_mut()
-        {
-            *key = Key::Refused;
+    /// Stands in for a value that was refused.
+    fn deliver_nothing(&mut self, span: Span) -> Result<(), Stop> {
+        if self.refuse_key() { Ok(()) } else { self.deliver(Node { span, value: Value::Null }, 0) }
+    }
+
+    /// When a key is awaited, goes on without it.
+    fn refuse_key(&mut self) -> bool {
+        match self.frames.last_mut().map(|frame| &mut frame.collection) {
+            Some(Collection::Mapping { key: key @ Key::Awaited, .. }) => {
+                *key = Key::Refused;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -433,8 +445,12 @@ impl Reader<'_> {
         if depth <= self.limits.depth {
             return Ok(());
         }
+        self.fatal(self.too_deep().at(span.clone()))
+    }
+
+    fn too_deep(&self) -> Diagnostic {
         let message = format!("nested deeper than {} levels", self.limits.depth);
-        self.fatal(Diagnostic::error(TOO_DEEP, message).at(span.clone()))
+        Diagnostic::error(TOO_DEEP, message)
     }
 
     fn report(&mut self, diagnostic: Diagnostic) -> Result<(), Stop> {
@@ -463,13 +479,18 @@ impl Reader<'_> {
             ErrorKind::UnexpectedCharacter { .. } => {
                 Some("a text that begins with a sign such as `@`, `%` or a backquote needs quotes")
             }
-            ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey => Some(
+            ErrorKind::SimpleKeyExpected
+            | ErrorKind::InvalidSimpleKey
+            | ErrorKind::MappingValueNotAllowed => Some(
                 "a text with `: ` in it needs quotes; a key is followed by a colon and a space",
             ),
             _ => None,
         };
-        let mut diagnostic =
-            Diagnostic::error(SYNTAX, format!("this is no YAML: {}", error.info())).at(span);
+        let mut diagnostic = match error.kind() {
+            ErrorKind::RecursionLimitExceeded => self.too_deep(),
+            _ => Diagnostic::error(SYNTAX, format!("this is no YAML: {}", error.info())),
+        };
+        diagnostic.span = Some(span);
         diagnostic.hint = hint.map(str::to_owned);
         self.findings.push(diagnostic);
     }

@@ -23,12 +23,23 @@ fn refusal(kind: ErrorKind, change: &str, code: u16, name: &str, text: &str) -> 
     BrokerError::new(kind, change, text).reply(code, format!("{name} - {text}")).into()
 }
 
+/// A 406. Whether the request is wrong by itself or only here is not in RabbitMQ's code, but in its
+/// words.
 fn precondition(change: &str, text: &str) -> Fault {
-    refusal(ErrorKind::PreconditionFailed, change, 406, "PRECONDITION_FAILED", text)
+    let wrong_by_itself = text.starts_with("invalid ") || text.contains("routing_key_but_no_dlx");
+    let kind =
+        if wrong_by_itself { ErrorKind::Invalid } else { ErrorKind::PreconditionFailed };
+    refusal(kind, change, 406, "PRECONDITION_FAILED", text)
 }
 
+/// A 403. Reserved names are nobody's to declare: that is not about the login.
 fn refused_access(change: &str, text: &str) -> Fault {
-    refusal(ErrorKind::AccessRefused, change, 403, "ACCESS_REFUSED", text)
+    let kind = if text.contains("reserved prefix") {
+        ErrorKind::Invalid
+    } else {
+        ErrorKind::AccessRefused
+    };
+    refusal(kind, change, 403, "ACCESS_REFUSED", text)
 }
 
 fn unsupported(change: &str, cause: &str, hint: &str) -> Fault {

@@ -1,0 +1,382 @@
+//! Ratios against peers, each pair taken in turn in one run; started by `benches/run.sh`, which
+//! installs the peers and starts a RabbitMQ.
+//!
+//! Re-executes itself as the bare lapin loops, so that both sides are whole processes.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+
+const WINDOW: usize = 512;
+const BULK: usize = 100_000;
+const BODY_BYTES: usize = 1024;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("bare-publish") => bare(publish_bare(&arguments[2], &arguments[3])),
+        Some("bare-consume") => bare(consume_bare(&arguments[2], &arguments[3])),
+        _ if std::env::var_os("BENCH_NODE").is_none() => {
+            println!("run benches/run.sh: it starts a broker and installs the peers");
+        }
+        _ => compare(),
+    }
+}
+
+fn bare(work: impl Future<Output = lapin::Result<()>>) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(work).expect("the bare loop");
+}
+
+/// The bare loop: persistent messages of 1 KiB, mandatory, a window of confirms, oldest first.
+async fn publish_bare(url: &str, queue: &str) -> lapin::Result<()> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let body = vec![b'x'; BODY_BYTES];
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let mut window = std::collections::VecDeque::new();
+    for _ in 0..BULK {
+        if window.len() == WINDOW
+            && let Some(oldest) = window.pop_front()
+        {
+            let confirm: lapin::publisher_confirm::PublisherConfirm = oldest;
+            assert!(confirm.await?.is_ack());
+        }
+        let properties = BasicProperties::default().with_delivery_mode(2);
+        window.push_back(
+            channel.basic_publish("".into(), queue.into(), options, &body, properties).await?,
+        );
+    }
+    for confirm in window {
+        assert!(confirm.await?.is_ack());
+    }
+    connection.close(200, "done".into()).await
+}
+
+/// The bare loop: prefetch as ours, each hundredth delivery acked with all before it.
+async fn consume_bare(url: &str, queue: &str) -> lapin::Result<()> {
+    use futures_util::StreamExt as _;
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(1000, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let mut consumer =
+        channel.basic_consume(queue.into(), "bench".into(), options, FieldTable::default()).await?;
+    let mut sink = std::io::BufWriter::new(std::io::stdout().lock());
+    for n in 1..=BULK {
+        let delivery = consumer.next().await.expect("a delivery")?;
+        sink.write_all(&delivery.data).and_then(|()| sink.write_all(b"\n")).expect("stdout");
+        if n.is_multiple_of(100) {
+            delivery.ack(BasicAckOptions { multiple: true }).await?;
+        }
+    }
+    sink.flush().expect("stdout");
+    connection.close(200, "done".into()).await
+}
+
+/// What `tests/broker.sh start` wrote about its node, and where this run may write.
+struct Bench {
+    node: BTreeMap<String, String>,
+    work: PathBuf,
+}
+
+impl Bench {
+    fn from_env() -> Bench {
+        let env = std::env::var("BENCH_NODE").expect("BENCH_NODE");
+        let node = std::fs::read_to_string(env).expect("the node's env file");
+        let node = node
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.trim_matches(['\'', '"']).to_owned()))
+            .collect();
+        Bench { node, work: PathBuf::from(std::env::var("BENCH_WORK").expect("BENCH_WORK")) }
+    }
+
+    fn amqp(&self) -> &str {
+        &self.node["NODE_AMQP_URL"]
+    }
+
+    fn management(&self) -> &str {
+        &self.node["NODE_MANAGEMENT_URL"]
+    }
+
+    fn nexusctl(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nexusctl"));
+        command.env_clear().env("HOME", &self.work).current_dir(&self.work);
+        command.args(["--broker", self.amqp(), "--management-url", self.management()]);
+        command
+    }
+
+    fn embedded(&self, state: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nexusctl"));
+        command.env_clear().env("HOME", &self.work).current_dir(&self.work);
+        command.args(["--broker", &format!("embedded:{}", state.display())]);
+        command
+    }
+
+    fn itself(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(arguments);
+        command
+    }
+
+    fn topology(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.work.join(name);
+        std::fs::write(&path, text).expect("a topology file");
+        path
+    }
+}
+
+/// Runs to the end and returns how long it took; what it prints goes to `/dev/null`.
+fn time(command: &mut Command) -> Duration {
+    let from = Instant::now();
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("to start");
+    assert!(status.success(), "{command:?} ended with {status}");
+    from.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Times each command `rounds` times, in turn, after one round that does not count.
+fn in_turn(rounds: usize, commands: &mut [&mut dyn FnMut() -> Duration]) -> Vec<Duration> {
+    let mut times = vec![Vec::new(); commands.len()];
+    for round in 0..=rounds {
+        for (index, command) in commands.iter_mut().enumerate() {
+            let took = command();
+            if round > 0 {
+                times[index].push(took);
+            }
+        }
+    }
+    times.into_iter().map(median).collect()
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn per_second(count: usize, took: Duration) -> f64 {
+    count as f64 / took.as_secs_f64()
+}
+
+fn row(what: &str, figure: &str, bound: &str) {
+    println!("{what:<52} {figure:<44} {bound}");
+}
+
+fn compare() {
+    let bench = Bench::from_env();
+    row("what", "measured (medians of one run)", "bound");
+    version(&bench);
+    cold_publish(&bench);
+    bulk(&bench);
+    embedded(&bench);
+    plan(&bench);
+}
+
+fn version(bench: &Bench) {
+    let mut ours = || time(Command::new(env!("CARGO_BIN_EXE_nexusctl")).arg("--version"));
+    let mut empty = || time(&mut Command::new(bench.work.join("empty")));
+    let times = in_turn(40, &mut [&mut ours, &mut empty]);
+    row(
+        "--version, beyond an empty C program",
+        &format!(
+            "{:.2} ms ({:.2} - {:.2})",
+            ms(times[0]) - ms(times[1]),
+            ms(times[0]),
+            ms(times[1])
+        ),
+        "<= 3 ms",
+    );
+}
+
+fn cold_publish(bench: &Bench) {
+    declare_queue(bench, "cold");
+    let mut ours = || time(bench.nexusctl().args(["publish", "", "cold", "hello"]));
+    let mut amqp_publish = || {
+        time(Command::new("amqp-publish").args([
+            "-u",
+            bench.amqp(),
+            "-r",
+            "cold",
+            "-p",
+            "-b",
+            "hello",
+        ]))
+    };
+    let python = bench.work.join("venv/bin/python");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/publish.py");
+    let mut pika = || time(Command::new(&python).args([script, bench.amqp(), "cold", "hello"]));
+    let times = in_turn(20, &mut [&mut ours, &mut amqp_publish, &mut pika]);
+    row(
+        "cold publish of one message / amqp-publish",
+        &format!(
+            "{:.2} x ({:.1} / {:.1} ms)",
+            ms(times[0]) / ms(times[1]),
+            ms(times[0]),
+            ms(times[1])
+        ),
+        "<= 2 x",
+    );
+    row(
+        "pika script / cold publish of one message",
+        &format!("{:.1} x ({:.1} ms)", ms(times[2]) / ms(times[0]), ms(times[2])),
+        ">= 10 x",
+    );
+}
+
+fn bulk(bench: &Bench) {
+    declare_queue(bench, "bulk");
+    let file = bench.work.join("bulk.ndjson");
+    let line = format!("{{\"body\":\"{}\"}}\n", "x".repeat(BODY_BYTES));
+    std::fs::write(&file, line.repeat(BULK)).expect("the bulk file");
+    let file = file.to_string_lossy().into_owned();
+    let window = WINDOW.to_string();
+    let count = BULK.to_string();
+    let mut publish_ours = || {
+        time(bench.nexusctl().args([
+            "publish", "", "bulk", "--input", "ndjson", "-f", &file, "--window", &window, "-q",
+        ]))
+    };
+    let mut consume_ours = || {
+        time(bench.nexusctl().args([
+            "consume",
+            "bulk",
+            "--count",
+            &count,
+            "--output-format",
+            "raw",
+            "-q",
+        ]))
+    };
+    let mut publish_bare = || time(&mut bench.itself(&["bare-publish", bench.amqp(), "bulk"]));
+    let mut consume_bare = || time(&mut bench.itself(&["bare-consume", bench.amqp(), "bulk"]));
+    let times = in_turn(
+        3,
+        &mut [&mut publish_ours, &mut consume_bare, &mut publish_bare, &mut consume_ours],
+    );
+    for (what, ours, bare) in
+        [("bulk publish", times[0], times[2]), ("bulk consume", times[3], times[1])]
+    {
+        row(
+            &format!("{what}, {BULK} x 1 KiB / a bare lapin loop"),
+            &format!(
+                "{:.2} x ({:.0} / {:.0} per s)",
+                ms(bare) / ms(ours),
+                per_second(BULK, ours),
+                per_second(BULK, bare)
+            ),
+            ">= 0.9 x",
+        );
+    }
+}
+
+fn embedded(bench: &Bench) {
+    let state = bench.work.join("state.db");
+    let topology = bench.topology(
+        "embedded.yaml",
+        "apiVersion: nexus/v1\nkind: Topology\nmetadata: {owner: bench}\nqueues:\n  bulk: {type: classic}\n",
+    );
+    time(bench.embedded(&state).args(["topology", "apply", "--yes"]).arg(&topology));
+    let file = bench.work.join("bulk.ndjson");
+    let count = BULK.to_string();
+    let mut publish = || {
+        time(
+            bench
+                .embedded(&state)
+                .args(["publish", "", "bulk", "--input", "ndjson", "--window", "2048", "-q", "-f"])
+                .arg(&file),
+        )
+    };
+    let mut consume = || {
+        time(bench.embedded(&state).args([
+            "consume",
+            "bulk",
+            "--count",
+            &count,
+            "--output-format",
+            "raw",
+            "-q",
+        ]))
+    };
+    let times = in_turn(3, &mut [&mut publish, &mut consume]);
+    row(
+        "embedded: publish durably / consume, 1 KiB each",
+        &format!("{:.0} / {:.0} per s", per_second(BULK, times[0]), per_second(BULK, times[1])),
+        ">= 50000 per s each",
+    );
+}
+
+fn plan(bench: &Bench) {
+    let mut text = String::from(
+        "apiVersion: nexus/v1\nkind: Topology\nmetadata: {owner: bench}\nexchanges:\n  hub: {type: topic}\nqueues:\n",
+    );
+    for n in 0..1000 {
+        text.push_str(&format!("  load.{n}:\n    type: classic\n"));
+    }
+    text.push_str("bindings:\n");
+    for n in 0..5000 {
+        text.push_str(&format!("  - {{from: hub, to: load.{}, key: \"k.{n}\"}}\n", n % 1000));
+    }
+    let topology = bench.topology("large.yaml", &text);
+    time(bench.nexusctl().args(["topology", "apply", "--yes", "-q"]).arg(&topology));
+    let list =
+        ["queues?disable_stats=true", "exchanges", "bindings", "policies", "operator-policies"];
+    let mut listing = || {
+        let from = Instant::now();
+        for what in list {
+            let url = format!("{}/api/{what}", bench.management());
+            time(Command::new("curl").args(["-sf", "-u", "guest:guest", "-o", "/dev/null", &url]));
+        }
+        from.elapsed()
+    };
+    let mut ours = || time(bench.nexusctl().args(["topology", "plan"]).arg(&topology));
+    let times = in_turn(5, &mut [&mut ours, &mut listing]);
+    row(
+        "plan of 1,000 queues and 5,000 bindings, beyond listing",
+        &format!(
+            "{:.0} ms ({:.0} - {:.0})",
+            ms(times[0]) - ms(times[1]),
+            ms(times[0]),
+            ms(times[1])
+        ),
+        "<= 1000 ms",
+    );
+    let rss = peak_memory_mib(bench.nexusctl().args(["topology", "plan"]).arg(&topology));
+    row("peak memory of that plan", &format!("{rss:.0} MiB"), "<= 100 MiB");
+}
+
+/// Peak resident memory of a command, as GNU time reports it.
+fn peak_memory_mib(command: &Command) -> f64 {
+    let output = Command::new("/usr/bin/time")
+        .args(["-f", "%M"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdout(Stdio::null())
+        .output()
+        .expect("GNU time");
+    let text = String::from_utf8_lossy(&output.stderr);
+    let kib: f64 = text.lines().last().and_then(|line| line.trim().parse().ok()).expect("a size");
+    kib / 1024.0
+}
+
+fn declare_queue(bench: &Bench, name: &str) {
+    let text = format!(
+        "apiVersion: nexus/v1\nkind: Topology\nmetadata: {{owner: bench-{name}}}\nqueues:\n  {name}: {{type: classic}}\n"
+    );
+    let topology = bench.topology(&format!("{name}.yaml"), &text);
+    time(bench.nexusctl().args(["topology", "apply", "--yes", "-q"]).arg(topology));
+}

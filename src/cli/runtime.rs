@@ -1,0 +1,45 @@
+//! The asynchronous runtime, made only for commands that wait for something.
+
+use std::future::Future;
+
+use super::error::{CliError, code};
+use super::exit::ExitStatus;
+use super::signals::{self, Stop};
+
+/// Runs `work` to its end. An immediate stop drops it where it stands; a graceful one is for `work`
+/// itself to notice.
+///
+/// Two workers: one may be stuck in a write while the other still hears a signal.
+///
+/// # Errors
+/// What `work` fails with, or that it was stopped, or that the machine gives no runtime.
+pub fn drive<T>(
+    stop: &Stop,
+    listen: bool,
+    work: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    let fault = |error: std::io::Error| {
+        CliError::new(code::INTERNAL, ExitStatus::Internal, format!("cannot start: {error}"))
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(fault)?;
+    if listen {
+        signals::listen(&runtime, stop).map_err(fault)?;
+    }
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = work => result,
+            signal = stop.immediate() => Err(CliError::new(
+                code::STOPPED,
+                signal.status(),
+                "stopped at once; what was in flight is unknown",
+            )),
+        }
+    });
+    // A thread that waits for standard input must not keep the process.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,51 @@
+//! `explain`, `version`, help, usage errors.
+
+use crate::harness::Machine;
+
+#[test]
+fn a_code_is_explained_and_an_unknown_one_names_the_nearest() {
+    let machine = Machine::new();
+    assert_eq!(
+        machine.run("explain 6").ok(),
+        "6: publish outcome unknown\n\nNo confirm came in time, or the connection was lost while \
+         messages were in flight. They may have arrived or not.\n\nPublish the listed ids again \
+         where the receiver tells duplicates apart by message id.\n"
+    );
+    assert_eq!(machine.run("explain 406 -o json").json()["title"], "AMQP precondition failed");
+    assert_eq!(
+        machine.run("explain broker/unreachabel").shown(),
+        "------- stderr -------\nerror: there is nothing called `broker/unreachabel` to explain\n\n\
+         hint: did you mean `broker/unreachable`?\n[exit status: 64]\n"
+    );
+}
+
+#[test]
+fn help_and_version_go_to_stdout_and_usage_errors_to_stderr_with_status_64() {
+    let machine = Machine::new();
+    assert_eq!(machine.run("--version").ok(), "nexusctl 0.1.0\n");
+    assert!(machine.run("--help").ok().contains("Commands:"));
+    assert!(machine.run("context --help").ok().contains("add"));
+    let ran = machine.run("explain --colour");
+    assert_eq!(
+        ran.shown(),
+        "------- stderr -------\nerror: unexpected argument '--colour' found\n\n\
+         hint: tip: a similar argument exists: '--color'\n\n\
+         Usage: nexusctl explain --color <WHEN> [CODE]\n\nFor more information, try '--help'.\n\
+         [exit status: 64]\n"
+    );
+    let ran = machine.run("");
+    assert_eq!((ran.status, ran.stdout.as_str()), (64, ""));
+}
+
+#[test]
+fn an_error_is_one_json_document_when_json_is_asked_for() {
+    let machine = Machine::new();
+    for line in ["explain nothing -o json", "-o json explain nothing", "explain --nix -ojson"] {
+        let ran = machine.run(line);
+        let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+        assert_eq!(error["apiVersion"], "nexus/v1");
+        assert_eq!(error["kind"], "Error");
+        assert_eq!(error["status"], 64, "{line}");
+        assert_eq!(ran.status, 64);
+    }
+}
