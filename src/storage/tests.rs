@@ -78,7 +78,7 @@ async fn one_that_fails_takes_nobody_with_it() {
                         .execute("INSERT INTO number(n) VALUES(?)", [n])
                         .map_err(|error| file.fault(&error))?;
                     if n % 3 == 0 {
-                        return Err(StorageError::open(Path::new("x"), "changed its mind"));
+                        return Err(StorageError::open(Path::new("x"), &"changed its mind"));
                     }
                     Ok(n)
                 })

@@ -127,7 +127,7 @@ impl Engine {
             Change::Unbind(binding) => self.unbind(store, &attempted, binding)?,
             Change::PutPolicy(policy) => self.put_policy(store, &attempted, policy, false)?,
             Change::PutOperatorPolicy(policy) => {
-                self.put_policy(store, &attempted, policy, true)?
+                self.put_policy(store, &attempted, policy, true)?;
             }
             Change::DeletePolicy(name) => {
                 store.delete_policy(self.vhost_id, false, name.as_str())?;

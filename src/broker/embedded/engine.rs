@@ -9,6 +9,7 @@
 //! - What the time does (expiry) is done before a request is looked at, in the order in which it
 //!   would have happened, by the clock that was handed in.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -185,7 +186,6 @@ pub(super) struct QueueInfo {
     pub(super) id: i64,
     pub(super) definition: QueueDefinition,
     pub(super) queue_type: QueueType,
-    pub(super) owner: Option<i64>,
     pub(super) effective: EffectiveQueue,
     ttl_ms: Option<u64>,
     expires_ms: Option<u64>,
@@ -547,7 +547,6 @@ impl Engine {
 
     fn info_of(&mut self, store: Store<'_>, row: QueueRow) -> Result<Arc<QueueInfo>, Fault> {
         let id = row.id;
-        let owner = row.owner;
         let queue_type: QueueType = row.queue_type.parse().map_err(|_| damaged(Damaged))?;
         let definition = queue_of(row)?;
         let version = self.version;
@@ -555,7 +554,6 @@ impl Engine {
         Ok(Arc::new(QueueInfo {
             id,
             queue_type,
-            owner,
             ttl_ms: effective.message_ttl_ms(),
             expires_ms: effective.expires_ms(),
             max_length: effective.max_length(),
@@ -604,34 +602,32 @@ impl Engine {
     }
 
     fn counters(&mut self, store: Store<'_>, queue: i64) -> Result<&mut Counters, Fault> {
-        if !self.counters.contains_key(&queue) {
-            let clock = store.clock(queue)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-            let lanes = store
-                .lanes(queue)?
-                .into_iter()
-                .map(|lane| Lane {
-                    row: lane.id,
-                    rank: lane.rank,
-                    next: lane.next,
-                    ready: lane.ready,
-                    unacked: lane.unacked,
-                    bytes: lane.bytes,
-                    dirty: false,
-                })
-                .collect();
-            self.counters.insert(
-                queue,
-                Counters {
-                    lanes,
-                    due_at: clock.due_at,
-                    may_expire: clock.may_expire,
-                    unused_since: clock.unused_since,
-                    turn: clock.turn,
-                    dirty: false,
-                },
-            );
-        }
-        self.counters.get_mut(&queue).ok_or(Fault::Sql(rusqlite::Error::InvalidQuery))
+        let entry = match self.counters.entry(queue) {
+            Entry::Occupied(entry) => return Ok(entry.into_mut()),
+            Entry::Vacant(entry) => entry,
+        };
+        let clock = store.clock(queue)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        let lanes = store
+            .lanes(queue)?
+            .into_iter()
+            .map(|lane| Lane {
+                row: lane.id,
+                rank: lane.rank,
+                next: lane.next,
+                ready: lane.ready,
+                unacked: lane.unacked,
+                bytes: lane.bytes,
+                dirty: false,
+            })
+            .collect();
+        Ok(entry.insert(Counters {
+            lanes,
+            due_at: clock.due_at,
+            may_expire: clock.may_expire,
+            unused_since: clock.unused_since,
+            turn: clock.turn,
+            dirty: false,
+        }))
     }
 
     /// Ready and unacknowledged messages.
