@@ -119,6 +119,8 @@ pub enum Command {
     Topology(super::topology::TopologyArgs),
     /// Publish messages, each confirmed
     Publish(super::publish::PublishArgs),
+    /// Take messages out of a queue, each acked only after it is written
+    Consume(super::consume::ConsumeArgs),
     /// Manage contexts: named ways to reach a broker
     Context(super::context::ContextArgs),
     /// Say what a status, an error code or a reply code means and what to do

@@ -3,7 +3,9 @@
 //! Commands see nothing of the process but this, so a test runs them with its own.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ pub struct Input {
 pub struct Output {
     /// The stream; what it has taken is with the operating system.
     pub writer: Box<dyn Write + Send>,
+    /// The same stream when it is a regular file, which can be synced.
+    pub file: Option<File>,
     /// Whether a person reads there.
     pub is_terminal: bool,
 }
@@ -113,8 +117,16 @@ impl Host {
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         Host {
             stdin: Input { is_terminal: stdin.is_terminal(), reader: Box::new(stdin) },
-            stdout: Output { is_terminal: stdout.is_terminal(), writer: Box::new(stdout) },
-            stderr: Output { is_terminal: stderr.is_terminal(), writer: Box::new(stderr) },
+            stdout: Output {
+                is_terminal: stdout.is_terminal(),
+                file: regular_file(&stdout),
+                writer: Box::new(stdout),
+            },
+            stderr: Output {
+                is_terminal: stderr.is_terminal(),
+                file: None,
+                writer: Box::new(stderr),
+            },
             environment: Environment(environment),
             cwd: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
             columns: None,
@@ -141,6 +153,12 @@ impl Host {
         let process = std::process::id();
         format!("{}@{machine}, process {process}", user.unwrap_or("somebody"))
     }
+}
+
+/// A second handle to `stream`, when it leads to a regular file.
+fn regular_file(stream: &impl AsFd) -> Option<File> {
+    let file = File::from(stream.as_fd().try_clone_to_owned().ok()?);
+    file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod args;
 pub mod completions;
 pub mod connect;
 pub mod consent;
+pub mod consume;
 pub mod context;
 pub mod credentials;
 pub mod error;
@@ -159,6 +160,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Explain(args) => explain::run(args, session),
         Command::Completions(args) => completions::run(args, session),
         Command::Man(args) => man::run(args, session),
+        Command::Consume(args) => consume::run(args, session),
         Command::Publish(args) => publish::run(args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),

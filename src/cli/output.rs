@@ -4,6 +4,7 @@
 //! Text is understandable without colour, and colour never leaves a terminal unless it is asked for.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, Write};
 use std::str::FromStr;
 
@@ -409,6 +410,11 @@ impl Ui {
     pub fn prompt(&mut self, text: &str) {
         let _ = self.stderr.writer.write_all(text.as_bytes());
         let _ = self.stderr.writer.flush();
+    }
+
+    /// Takes the handle to the regular file behind stdout, when there is one.
+    pub fn stdout_file(&mut self) -> Option<File> {
+        self.stdout.file.take()
     }
 
     /// Takes stdout away from the run, for a command that streams into it.

@@ -26,6 +26,11 @@ impl Progress {
         Progress(Some(bar))
     }
 
+    /// No bar.
+    pub fn none() -> Self {
+        Progress(None)
+    }
+
     /// So many are done.
     pub fn at(&self, done: u64) {
         if let Some(bar) = &self.0 {

@@ -7,10 +7,12 @@ use crate::topology::explain::QueueExplanation;
 use crate::topology::route::RouteReport;
 use crate::topology::spec::TopologySpec;
 
+use super::consume::{ConsumeView, MessagesView};
 use super::context::{ContextListView, ContextView, CurrentContextView, EffectiveSettingsView};
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView};
 use super::output::{View, schema};
+use super::publish::PublishView;
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
 
@@ -21,6 +23,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
     }
     vec![
         of::<ApplyView>(),
+        of::<ConsumeView>(),
         of::<ContextListView>(),
         of::<ContextView>(),
         of::<CurrentContextView>(),
@@ -31,7 +34,9 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<ExplainView>(),
         of::<FindingsView>(),
         of::<GraphView>(),
+        of::<MessagesView>(),
         of::<PlanView>(),
+        of::<PublishView>(),
         of::<QueueExplanation>(),
         of::<RouteReport>(),
         of::<VersionView>(),

@@ -150,8 +150,8 @@ impl Machine {
     ) -> u8 {
         let host = Host {
             stdin: Input { reader: stdin, is_terminal: self.terminal },
-            stdout: Output { writer: stdout, is_terminal: self.terminal },
-            stderr: Output { writer: stderr, is_terminal: self.terminal },
+            stdout: Output { writer: stdout, file: None, is_terminal: self.terminal },
+            stderr: Output { writer: stderr, file: None, is_terminal: self.terminal },
             environment: Environment(self.environment.clone()),
             cwd: self.cwd.clone(),
             columns: Some(100),

@@ -1,0 +1,439 @@
+//! `nexusctl consume`: a message leaves its queue only after the output has it.
+
+mod view;
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::{Args, ValueEnum};
+
+use crate::base::id::QueueName;
+use crate::base::time::{HumanDuration, Timestamp};
+use crate::broker::Broker;
+use crate::delivery::consume::{
+    AckMode, ConsumeOptions, ConsumeReport, ConsumeVerdict, Lives, consume,
+};
+use crate::delivery::filter::Filter;
+use crate::delivery::format::FormatString;
+use crate::delivery::sink::{DurableFile, Format, Sink, Stream, Target as SinkTarget};
+use crate::message::{FieldTable, FieldValue};
+use crate::topology::view::TopologyView;
+
+use super::connect::Target;
+use super::consent::{self, Deed};
+use super::error::{CliError, code};
+use super::exit::ExitStatus;
+use super::output::{API_VERSION, Format as OutputFormat, document};
+use super::progress::Progress;
+use super::session::Session;
+
+pub use view::{ConsumeView, MessagesView};
+
+/// Arguments of `consume`.
+#[derive(Debug, Args)]
+#[command(after_help = "Writes one record a line (NDJSON), or one JSON document with -o json. \
+    `consume | publish --records` gives back the same bytes and types. A message is acked only after \
+    the output has it; with a full disk or a closed pipe nothing more is acked.\n\nExamples:\n  \
+    nexusctl consume agent.worker --count 10\n  \
+    nexusctl consume agent.worker --until-empty --out messages.ndjson\n  \
+    nexusctl consume agent.worker --ack never --until-empty --raw\n  \
+    nexusctl consume agent.worker --until-empty --filter 'routingKey == \"worker\"'\n  \
+    nexusctl consume agent.worker --idle 1s --format '{routingKey}\\t{body}\\n'")]
+pub struct ConsumeArgs {
+    /// The queue
+    queue: QueueName,
+    #[command(flatten)]
+    end: EndArgs,
+    /// Take only messages for which this CEL expression is true; the others stay in the queue
+    #[arg(long, value_name = "CEL")]
+    filter: Option<String>,
+    /// Settle written messages so
+    #[arg(long, value_enum, default_value_t)]
+    ack: AckArg,
+    /// Refuse to hold a message of a quorum queue that has fewer lives left than this
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    keep_lives: u64,
+    #[command(flatten)]
+    shape: ShapeArgs,
+    /// Append to this file and sync it, instead of writing to standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Write the counts as a JSON document into this file when done
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Have at most so many unsettled messages here at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    prefetch: Option<u16>,
+    /// Refuse other consumers of the queue
+    #[arg(long)]
+    exclusive: bool,
+    /// Read a stream from here: first, last, next, a number, a time or a duration back
+    #[arg(long, value_name = "OFFSET", value_parser = parse_offset)]
+    offset: Option<Offset>,
+}
+
+/// When to end. Without any of these: on a signal.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "When to end")]
+struct EndArgs {
+    /// End after so many messages
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// End when nothing has come for so long
+    #[arg(long, value_name = "DURATION")]
+    idle: Option<HumanDuration>,
+    /// End when the queue is empty
+    #[arg(long)]
+    until_empty: bool,
+    /// End after so long
+    #[arg(long, value_name = "DURATION")]
+    deadline: Option<HumanDuration>,
+    /// End with status 2 when fewer messages came
+    #[arg(long, value_name = "N")]
+    expect: Option<u64>,
+    /// End with status 2 when no message came
+    #[arg(long)]
+    fail_empty: bool,
+}
+
+/// How a message is written.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "How to write")]
+struct ShapeArgs {
+    /// Write bodies only, each followed by the delimiter
+    #[arg(long, conflicts_with = "format")]
+    raw: bool,
+    /// Follow each raw body by this; \n \r \t \0 and \\ are understood
+    #[arg(long, value_name = "TEXT", default_value = "\\n", requires = "raw")]
+    delimiter: String,
+    /// Write each message so: {routingKey}, {body}, {headers.NAME}, {record} and other fields
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+/// What happens to written messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum AckArg {
+    /// Ack once the output has it for good
+    #[default]
+    AfterWrite,
+    /// Leave it in the queue, at its place
+    Never,
+    /// Give it back to the queue when the run ends
+    Requeue,
+    /// Reject it once the output has it: dead-letter it, or drop it without a dead-letter exchange
+    Reject,
+}
+
+impl From<AckArg> for AckMode {
+    fn from(ack: AckArg) -> Self {
+        match ack {
+            AckArg::AfterWrite => AckMode::AfterWrite,
+            AckArg::Never => AckMode::Never,
+            AckArg::Requeue => AckMode::Requeue,
+            AckArg::Reject => AckMode::Reject,
+        }
+    }
+}
+
+/// Where reading of a stream begins, as `x-stream-offset` takes it.
+#[derive(Clone, Debug, PartialEq)]
+struct Offset(FieldValue);
+
+fn parse_offset(text: &str) -> Result<Offset, String> {
+    if matches!(text, "first" | "last" | "next") {
+        return Ok(Offset(text.into()));
+    }
+    if let Ok(number) = text.parse::<i64>() {
+        return Ok(Offset(number.into()));
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(Offset(FieldValue::Timestamp(u64::try_from(time.unix_s()).unwrap_or(0))));
+    }
+    match text.parse::<HumanDuration>() {
+        // The broker's own notation has no milliseconds.
+        Ok(back) => Ok(Offset(format!("{}s", back.as_ms().div_ceil(1000)).into())),
+        Err(_) => Err("write first, last, next, a number, an RFC 3339 time or a duration".into()),
+    }
+}
+
+/// Consumes.
+pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+    let ConsumeArgs {
+        queue,
+        end,
+        filter,
+        ack,
+        keep_lives,
+        shape,
+        out,
+        report,
+        prefetch,
+        exclusive,
+        offset,
+    } = args;
+    let EndArgs { count, idle, until_empty, deadline, expect, fail_empty } = end;
+    let settings = session.settings()?;
+    let filter = filter
+        .map(|text| Filter::parse(&text))
+        .transpose()
+        .map_err(|error| CliError::usage(format!("--filter: {error}")))?;
+    let is_document = session.ui.format == OutputFormat::Json && !shape.raw && shape.format.is_none();
+    let format = format_of(shape, session.ui.format)?;
+    let target = Target::of(session)?;
+    let changes = match ack {
+        AckArg::AfterWrite => Some(format!("take messages out of the queue `{queue}`")),
+        AckArg::Reject => Some(format!("reject messages of the queue `{queue}`")),
+        AckArg::Never | AckArg::Requeue => None,
+    };
+    if let Some(what) = changes {
+        consent::ask(session, &settings, &Deed { what, losses: Vec::new() })?;
+    }
+    let holds = matches!(ack, AckArg::Never | AckArg::Requeue) || filter.is_some();
+    let mut arguments = FieldTable::new();
+    if let Some(Offset(offset)) = &offset {
+        arguments.insert("x-stream-offset", offset.clone());
+    }
+    let stdout = out.is_none().then(|| Shared::new(session));
+    let sink = match (&out, &stdout) {
+        (Some(path), _) => {
+            let shown = path.display();
+            let failed = |error| CliError::file(format!("write {shown}"), &error);
+            let file = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(session.resolve(path))
+                .map_err(failed)?;
+            Sink::new(format, Box::new(DurableFile::new(file).map_err(failed)?))
+        }
+        (None, Some(shared)) => {
+            let frame = is_document.then(prefix);
+            Sink::new(format, Box::new(Framed { inner: shared.clone(), before: frame }))
+        }
+        (None, None) => Sink::new(format, Box::new(Stream(io::sink()))),
+    };
+    let mut options = ConsumeOptions {
+        count,
+        idle: idle.map(|idle| idle.0),
+        until_empty,
+        deadline: deadline.map(|deadline| deadline.0),
+        expect,
+        fail_empty,
+        filter,
+        ack: ack.into(),
+        prefetch,
+        is_stream: offset.is_some(),
+        arguments,
+        exclusive,
+        grace: settings.timeout(),
+        patience: settings.timeout().min(ConsumeOptions::default().patience),
+        ..ConsumeOptions::default()
+    };
+    // A bar on top of messages on the same terminal would hide both.
+    let quiet = stdout.is_some() && session.ui.stdout_is_terminal();
+    let bar = if quiet { Progress::none() } else { Progress::new(&session.ui, count, "messages") };
+    let stop = session.stop.clone();
+    let listen = session.is_process;
+    let result = super::runtime::drive(&stop, listen, async {
+        let broker = target.connect().await?;
+        if holds && keep_lives > 0 && offset.is_none() {
+            options.lives = lives(broker.as_ref(), &queue, keep_lives, session).await;
+        }
+        let mut progress = |written| bar.at(written);
+        let report =
+            consume(broker.as_ref(), &queue, options, sink, stop.job(), &mut progress).await?;
+        // Everything is settled; a connection that does not close well changes nothing.
+        let _ = broker.close().await;
+        Ok(report)
+    });
+    bar.clear();
+    let consumed = result?;
+    if let Some(shared) = &stdout
+        && is_document
+        && !consumed.pipe_closed
+    {
+        // The array ends with a line break; the document closes after it.
+        shared.finish(consumed.error.is_none())?;
+    }
+    let view = ConsumeView::new(queue.as_str(), &consumed);
+    if let Some(path) = report {
+        let text = format!("{:#}\n", document(&view));
+        std::fs::write(session.resolve(&path), text)
+            .map_err(|error| CliError::file(format!("write {}", path.display()), &error))?;
+    }
+    session.ui.status(view.words());
+    status_of(&consumed, session)
+}
+
+fn format_of(shape: ShapeArgs, output: OutputFormat) -> Result<Format, CliError> {
+    let ShapeArgs { raw, delimiter, format } = shape;
+    if let Some(text) = format {
+        return text.parse::<FormatString>().map(Format::Custom).map_err(|error| {
+            CliError::usage(format!("--format, character {}: {}", error.column, error.message))
+        });
+    }
+    if raw {
+        return unescape(&delimiter).map(Format::Raw).map_err(CliError::usage);
+    }
+    match output {
+        OutputFormat::Table | OutputFormat::Ndjson => Ok(Format::Ndjson),
+        OutputFormat::Json => Ok(Format::Json),
+        OutputFormat::Yaml => Err(CliError::usage("messages are not written as YAML")
+            .hint("use `-o ndjson` or `-o json`")),
+    }
+}
+
+fn unescape(text: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        let c = match c {
+            '\\' => match chars.next() {
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('t') => '\t',
+                Some('0') => '\0',
+                Some('\\') => '\\',
+                _ => return Err(format!("--delimiter `{text}`: only \\n \\r \\t \\0 \\\\ are known")),
+            },
+            c => c,
+        };
+        bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+    Ok(bytes)
+}
+
+/// The delivery limit of the queue, so that holding its messages does not use up their last life.
+async fn lives(
+    broker: &dyn Broker,
+    queue: &QueueName,
+    keep: u64,
+    session: &mut Session,
+) -> Lives {
+    match broker.inspect().await {
+        Ok(snapshot) => {
+            let view = TopologyView::of_snapshot(&snapshot);
+            let limit = view
+                .queues
+                .get(queue.as_str())
+                .and_then(|queue| queue.effective.delivery_limit())
+                .and_then(|limit| u64::try_from(limit).ok());
+            Lives { limit, keep }
+        }
+        Err(error) => {
+            session.ui.warning(format!(
+                "cannot tell the delivery limit of `{queue}`, so each look may cost its messages a \
+                 life: {error}"
+            ));
+            Lives::default()
+        }
+    }
+}
+
+fn status_of(report: &ConsumeReport, session: &mut Session) -> Result<ExitStatus, CliError> {
+    Ok(match report.verdict() {
+        ConsumeVerdict::Done => ExitStatus::Done,
+        ConsumeVerdict::TooFew => ExitStatus::Negative,
+        ConsumeVerdict::Partly => ExitStatus::Partly,
+        ConsumeVerdict::Stopped => session.stop.status(),
+        ConsumeVerdict::Failed if report.pipe_closed => {
+            // The reader had enough: a graceful end, unless more were expected.
+            let few = report.expected.is_some_and(|expected| report.written < expected);
+            if few { ExitStatus::Negative } else { ExitStatus::Done }
+        }
+        ConsumeVerdict::Failed => match &report.broker_error {
+            Some(error) => return Err(error.into()),
+            None => {
+                let why = report.error.clone().unwrap_or_else(|| "consuming failed".to_owned());
+                return Err(CliError::new(code::OUTPUT, ExitStatus::Failed, why)
+                    .hint("what was not written is still in the queue"));
+            }
+        },
+    })
+}
+
+/// Standard output, kept so that the document can be closed after the sink is done.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Out>>);
+
+/// Where stdout leads: a stream, or a regular file, which is synced.
+enum Out {
+    Stream(Stream<Box<dyn Write + Send>>),
+    File(DurableFile),
+}
+
+impl Shared {
+    fn new(session: &mut Session) -> Self {
+        let file = session.ui.stdout_file().and_then(|file| DurableFile::new(file).ok());
+        Shared(Arc::new(Mutex::new(match file {
+            Some(file) => Out::File(file),
+            None => Out::Stream(Stream(session.ui.take_stdout())),
+        })))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut dyn SinkTarget) -> T) -> T {
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Out::Stream(stream) => work(stream),
+            Out::File(file) => work(file),
+        }
+    }
+
+    fn finish(&self, complete: bool) -> Result<(), CliError> {
+        let end: &[u8] = if complete { b"}\n" } else { b"" };
+        self.with(|out| out.put(end).and_then(|()| out.commit()))
+            .map_err(|error| CliError::stdout(&error))
+    }
+}
+
+/// What stands before the array in a JSON document.
+fn prefix() -> Vec<u8> {
+    format!("{{\"apiVersion\":\"{API_VERSION}\",\"kind\":\"Messages\",\"messages\":").into_bytes()
+}
+
+/// Puts something before the first byte.
+struct Framed {
+    inner: Shared,
+    before: Option<Vec<u8>>,
+}
+
+impl SinkTarget for Framed {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(before) = self.before.take() {
+            self.inner.with(|out| out.put(&before))?;
+        }
+        self.inner.with(|out| out.put(bytes))
+    }
+
+    fn commit(&mut self) -> io::Result<()> {
+        self.inner.with(|out| out.commit())
+    }
+
+    fn undo(&mut self) {
+        self.inner.with(|out| out.undo());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_of_streams_are_read() {
+        assert_eq!(parse_offset("first"), Ok(Offset("first".into())));
+        assert_eq!(parse_offset("42"), Ok(Offset(42.into())));
+        assert_eq!(parse_offset("90m"), Ok(Offset("5400s".to_owned().into())));
+        assert_eq!(
+            parse_offset("2023-11-14T22:13:20Z"),
+            Ok(Offset(FieldValue::Timestamp(1_700_000_000)))
+        );
+        assert!(parse_offset("yesterday").is_err());
+    }
+
+    #[test]
+    fn delimiters_are_unescaped() {
+        assert_eq!(unescape("\\n\\0ä\\\\"), Ok("\n\0ä\\".as_bytes().to_vec()));
+        assert!(unescape("\\x").is_err());
+    }
+}
