@@ -115,6 +115,12 @@ impl GlobalArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// See the main job done once: topology, a thousand messages, dead letters
+    Quickstart(super::quickstart::QuickstartArgs),
+    /// Make a project: a directory with a topology ready to apply
+    Init(super::init::InitArgs),
+    /// Look for mistakes in all files of a project, without a broker
+    Check(super::check::CheckArgs),
     /// Keep exchanges, queues, bindings and policies under version control
     Topology(super::topology::TopologyArgs),
     /// Publish messages, each confirmed

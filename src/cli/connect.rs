@@ -40,9 +40,9 @@ impl Target {
         Ok(Target { url, management, settings, clock, seed })
     }
 
-    /// The same with another broker: a temporary one.
+    /// The same with another embedded broker: a temporary one, whose directory is there.
     #[must_use]
-    pub fn with_url(mut self, url: BrokerUrl) -> Target {
+    pub fn with_state(mut self, url: BrokerUrl) -> Target {
         self.url = url;
         self
     }

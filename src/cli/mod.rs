@@ -8,6 +8,7 @@
 //! `view.rs` the report it prints.
 
 pub mod args;
+pub mod check;
 pub mod completions;
 pub mod connect;
 pub mod consent;
@@ -18,10 +19,12 @@ pub mod error;
 pub mod exit;
 pub mod explain;
 pub mod host;
+pub mod init;
 pub mod man;
 pub mod output;
 pub mod progress;
 pub mod publish;
+pub mod quickstart;
 pub mod runtime;
 pub mod schemas;
 pub mod session;
@@ -160,6 +163,9 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Explain(args) => explain::run(args, session),
         Command::Completions(args) => completions::run(args, session),
         Command::Man(args) => man::run(args, session),
+        Command::Quickstart(args) => quickstart::run(args, session),
+        Command::Check(args) => check::run(args, session),
+        Command::Init(args) => init::run(args, session),
         Command::Consume(args) => consume::run(args, session),
         Command::Publish(args) => publish::run(args, session),
         Command::Topology(args) => topology::run(args, session),

@@ -11,8 +11,10 @@ use super::consume::{ConsumeView, MessagesView};
 use super::context::{ContextListView, ContextView, CurrentContextView, EffectiveSettingsView};
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView};
+use super::init::InitView;
 use super::output::{View, schema};
 use super::publish::PublishView;
+use super::quickstart::QuickstartView;
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
 
@@ -34,10 +36,12 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<ExplainView>(),
         of::<FindingsView>(),
         of::<GraphView>(),
+        of::<InitView>(),
         of::<MessagesView>(),
         of::<PlanView>(),
         of::<PublishView>(),
         of::<QueueExplanation>(),
+        of::<QuickstartView>(),
         of::<RouteReport>(),
         of::<VersionView>(),
     ]

@@ -50,7 +50,6 @@ pub fn files(name: &str, preset: Preset) -> Vec<(&'static str, String)> {
 /// # Errors
 /// When files are in the way or cannot be written.
 pub fn init(dir: &Path, name: &str, preset: Preset) -> Result<Vec<PathBuf>, InitError> {
-    let unwritable = |path: &Path, error| InitError::Unwritable { path: path.to_owned(), error };
     let mut files = files(name, preset);
     files.retain(|(file, _)| *file != ".gitignore" || !dir.join(file).exists());
     let there: Vec<PathBuf> =
@@ -58,20 +57,29 @@ pub fn init(dir: &Path, name: &str, preset: Preset) -> Result<Vec<PathBuf>, Init
     if !there.is_empty() {
         return Err(InitError::Exists(there));
     }
-    std::fs::create_dir_all(dir).map_err(|error| unwritable(dir, error))?;
+    std::fs::create_dir_all(dir)
+        .map_err(|error| InitError::Unwritable { path: dir.to_owned(), error })?;
     let mut written = Vec::new();
     for (file, text) in files {
         let path = dir.join(file);
-        // `create_new` also refuses what came between looking and writing.
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(|error| unwritable(&path, error))?;
+        write_new(&path, &text)?;
         written.push(path);
     }
     Ok(written)
+}
+
+/// Writes a file that must not be there: `create_new` also refuses what came between looking and
+/// writing.
+pub(super) fn write_new(path: &Path, text: &str) -> Result<(), InitError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => InitError::Exists(vec![path.to_owned()]),
+            _ => InitError::Unwritable { path: path.to_owned(), error },
+        })
 }
 
 #[cfg(test)]

@@ -51,6 +51,13 @@ pub(crate) struct SetArgs {
     set: Vec<(String, String)>,
 }
 
+impl SetArgs {
+    /// The last value of each name.
+    pub(crate) fn values(self) -> BTreeMap<String, String> {
+        self.set.into_iter().collect()
+    }
+}
+
 fn parse_set(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -74,8 +81,8 @@ pub(crate) fn read(
     args: FileArgs,
     session: &mut Session,
 ) -> Result<Result<Topology, FileError>, CliError> {
-    let FileArgs { files, set: SetArgs { set } } = args;
-    let set: BTreeMap<String, String> = set.into_iter().collect();
+    let FileArgs { files, set } = args;
+    let set = set.values();
     let settings = session.settings()?;
     let project = settings.project.as_ref();
     let files: Vec<(PathBuf, String)> = match (files.is_empty(), project) {

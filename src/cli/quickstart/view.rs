@@ -1,0 +1,84 @@
+//! What `quickstart` prints at its end.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::project::quickstart::QuickstartReport;
+
+use crate::cli::output::{Page, View};
+
+/// Everything that happened.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuickstartView {
+    /// Messages confirmed.
+    published: u64,
+    /// Messages rejected, and so dead-lettered.
+    rejected: u64,
+    /// Messages consumed and acked.
+    consumed: u64,
+    /// Messages found among the dead letters.
+    dead_lettered: u64,
+    /// Whether everything was removed again.
+    cleaned_up: bool,
+    /// The project's directory, when it was kept.
+    kept: Option<String>,
+    /// How long it took, in milliseconds.
+    elapsed_ms: u64,
+    /// The steps.
+    steps: Vec<StepView>,
+}
+
+/// One step.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct StepView {
+    /// What was done.
+    title: &'static str,
+    /// The command that does it.
+    command: String,
+    /// What came of it.
+    result: String,
+}
+
+impl QuickstartView {
+    /// What came of a run that took `elapsed` and kept its project at `kept`.
+    pub fn new(report: &QuickstartReport, elapsed: Duration, kept: Option<String>) -> Self {
+        QuickstartView {
+            published: report.published,
+            rejected: report.rejected,
+            consumed: report.consumed,
+            dead_lettered: report.dead_lettered,
+            cleaned_up: report.cleaned_up,
+            kept,
+            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            steps: report
+                .steps
+                .iter()
+                .map(|step| StepView {
+                    title: step.title,
+                    command: step.command.clone(),
+                    result: step.result.clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl View for QuickstartView {
+    const KIND: &'static str = "Quickstart";
+    /// The steps have been shown while they happened.
+    fn text(&self, page: &mut Page) {
+        let seconds = Duration::from_millis(self.elapsed_ms).as_secs_f64();
+        page.line(format!(
+            "{} published = {} consumed + {} dead-lettered; nothing lost, {seconds:.1} s",
+            self.published, self.consumed, self.dead_lettered
+        ));
+        match &self.kept {
+            Some(dir) => page.line(format!("kept in {dir}; try the commands above")),
+            None => page.line("next: nexusctl init DIR"),
+        }
+    }
+}
