@@ -8,10 +8,11 @@
 //! *different* queues meet in one queue (compared per source queue), and the exact bound of a quorum
 //! queue with `reject-publish` (measured: 400 kept of 3000 with a limit of 2).
 
+#![expect(clippy::unwrap_used, reason = "a step that fails should fail its test")]
+
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nexus::base::id::{ExchangeName, QueueName, RoutingKey};
@@ -315,6 +316,7 @@ fn properties(properties: &Properties) -> String {
     format!("{shown:?}")
 }
 
+#[expect(clippy::disallowed_methods, reason = "how many scenarios is asked of the environment")]
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
