@@ -47,6 +47,11 @@ impl Target {
         self
     }
 
+    /// The broker's URL, its password included.
+    pub fn url(&self) -> &BrokerUrl {
+        &self.url
+    }
+
     /// The login, when there is one.
     pub fn login(&self) -> Option<&str> {
         match &self.url {

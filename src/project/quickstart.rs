@@ -223,7 +223,7 @@ impl Run<'_, '_> {
         if self.stop.wish() == Wish::Run { Ok(()) } else { Err(QuickstartError::Stopped) }
     }
 
-    async fn run_plan(&self, plan: &Plan) -> Result<usize, QuickstartError> {
+    async fn run_plan(&self, plan: &Plan) -> Result<(), QuickstartError> {
         let options = ApplyOptions {
             holder: self.request.holder.clone(),
             lock_timeout: self.request.deadline,
@@ -238,7 +238,7 @@ impl Run<'_, '_> {
             let why = step.error.clone().unwrap_or_else(|| format!("{:?}", step.outcome));
             return Err(QuickstartError::Unexpected { step: "apply", why: format!("{}: {why}", step.what) });
         }
-        Ok(report.changes())
+        Ok(())
     }
 
     async fn apply(&mut self, topology: &Topology) -> Result<(), QuickstartError> {
@@ -250,15 +250,16 @@ impl Run<'_, '_> {
         }
         let result = format!("{} objects to create", made.changes.len());
         self.done("see what would change", "topology plan", result);
-        let changes = self.run_plan(&made).await?;
-        self.done("apply the topology", "topology apply", format!("{changes} changes done"));
+        self.run_plan(&made).await?;
+        let result = format!("{} objects created", made.changes.len());
+        self.done("apply the topology", "topology apply", result);
         Ok(())
     }
 
     async fn publish(&mut self) -> Result<(), QuickstartError> {
         let (exchange, key) = (self.name("shop"), "order.created");
         let body = format!(
-            "{{\"order\": ${{ seq }}, \"state\": \"${{ seq % {ONE_IN} == 7 ? 'broken' : 'fine' }}\"}}"
+            "{{\"order\": ${{ seq }}, \"state\": \"${{ seq % {ONE_IN} == 7 ? \"broken\" : \"fine\" }}\"}}"
         );
         let template = Template::parse_with(&body, &TEMPLATE_VARIABLES).map_err(|error| {
             QuickstartError::Unexpected { step: "publish", why: error.to_string() }
@@ -394,12 +395,12 @@ impl Run<'_, '_> {
         let options =
             PlanOptions { lose_messages: true, while_consumed: true, ..PlanOptions::default() };
         let made = destroy(topology, &self.broker.inspect().await?, &options);
-        let changes = self.run_plan(&made).await?;
+        self.run_plan(&made).await?;
         self.report.cleaned_up = true;
         self.done(
             "remove everything again",
             "topology destroy --lose-messages --yes",
-            format!("{changes} changes done"),
+            format!("{} objects removed", made.changes.len()),
         );
         Ok(())
     }

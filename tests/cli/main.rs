@@ -2,7 +2,12 @@
 //! only signals, pipes and exit codes need the real binary.
 
 mod context;
+mod examples;
 mod explain;
 mod generated;
 mod harness;
+mod messages;
+mod process;
+mod project;
 mod shell;
+mod topology;

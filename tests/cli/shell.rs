@@ -1,10 +1,8 @@
 //! Completions, manual pages, examples, schemas of all output.
 
-use std::collections::BTreeMap;
-
 use crate::harness::Machine;
 
-fn leaves(command: &clap::Command, name: &str, found: &mut Vec<(String, clap::Command)>) {
+pub(crate) fn leaves(command: &clap::Command, name: &str, found: &mut Vec<(String, clap::Command)>) {
     let mut children = command.get_subcommands().filter(|child| !child.is_hide_set()).peekable();
     if children.peek().is_none() {
         found.push((name.to_owned(), command.clone()));
@@ -63,6 +61,56 @@ fn a_shell_is_offered_commands_and_options() {
     assert!(offered.contains("--password-file"), "{offered}");
 }
 
-/// Documents by kind, made by running commands.
-#[allow(dead_code, reason = "grows with the commands")]
-type Documents = BTreeMap<String, serde_json::Value>;
+#[test]
+fn a_shell_is_offered_names_from_where_the_words_lead() {
+    let mut machine = Machine::new();
+    machine.run("init shop -q").ok();
+    machine.set("NEXUSCTL_COMPLETE", "");
+    machine.run("topology apply --project shop -q").ok();
+    machine.run("context add staging --broker embedded: -q").ok();
+    machine.set("NEXUSCTL_COMPLETE", "fish");
+    let offered = |line: &str| machine.run(line).ok();
+    assert_eq!(offered("-- nexusctl context show sta"), "staging\n");
+    assert_eq!(
+        offered("-- nexusctl consume --project shop agent."),
+        "agent.planner\nagent.worker\n"
+    );
+    assert_eq!(offered("-- nexusctl publish --project=shop nexus.a"), "nexus.agents\n");
+    // A Tab makes no state file.
+    assert_eq!(offered("-- nexusctl consume agent."), "");
+    assert!(!machine.root().join("home/.local").exists());
+}
+
+#[test]
+fn every_code_that_the_program_may_show_is_explained() {
+    let mut codes = std::collections::BTreeSet::new();
+    let mut files = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        // `Code("a/b")`, and `NAME = "a/b";` in the macros that declare many.
+        for (at, _) in text.match_indices('"') {
+            let before = text[..at].trim_end();
+            let Some(code) = text[at + 1..].split('"').next() else { continue };
+            let declared = before.ends_with("Code(")
+                || (before.ends_with('=') && text[at + code.len() + 2..].starts_with(';'));
+            let shaped = code.split_once('/').is_some_and(|(room, name)| {
+                [room, name].iter().all(|part| {
+                    !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+                })
+            });
+            if declared && shaped {
+                codes.insert(code.to_owned());
+            }
+        }
+    }
+    assert!(codes.len() > 60, "{}", codes.len());
+    let machine = Machine::new();
+    let missing: Vec<&String> =
+        codes.iter().filter(|code| machine.run(&format!("explain {code}")).status != 0).collect();
+    assert!(missing.is_empty(), "not explained: {missing:?}");
+}

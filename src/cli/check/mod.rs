@@ -46,7 +46,7 @@ pub(super) fn run(args: CheckArgs, session: &mut Session) -> Result<ExitStatus, 
     };
     let checked = check(&root, &set.values(), target);
     let subject = count(checked.files.len() as u64, "file");
-    let view = FindingsView::new(subject, &checked.findings, strict);
+    let view = FindingsView::new(subject, &checked.findings, strict, session.global.verbose > 0);
     session.ui.report(&view)?;
     Ok(if view.is_valid() { ExitStatus::Done } else { ExitStatus::Negative })
 }

@@ -4,6 +4,8 @@
 //! for the words typed so far. So they never go stale, and names of contexts, queues and exchanges
 //! come from where the words point to.
 
+mod names;
+
 use std::ffi::OsString;
 
 use clap::{Args, ValueEnum};
@@ -106,7 +108,7 @@ pub(super) fn complete(
     };
     let words: Vec<OsString> = args.into_iter().skip_while(|arg| arg != "--").skip(1).collect();
     let mut candidates = Vec::new();
-    let mut command = super::command();
+    let mut command = names::complete_names(super::command(), &words, session);
     known
         .completer()
         .write_complete(&mut command, words, Some(&session.cwd), &mut candidates)

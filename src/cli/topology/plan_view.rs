@@ -8,7 +8,7 @@ use crate::broker::{BrokerIdentity, Product};
 use crate::topology::apply::{ApplyReport, StepOutcome, StepReport};
 use crate::topology::diff::{DriftReport, Drifted};
 use crate::topology::object::ObjectRef;
-use crate::topology::ownership::Owner;
+use crate::topology::ownership::{OWNERS_EXCHANGE, Owner};
 use crate::topology::plan::{
     Action, Blocker, Extra, FieldChange, Loss, Plan, PlannedChange, ValueSource, Warning,
 };
@@ -372,6 +372,8 @@ pub struct ApplyView {
     /// Whether broker and files agree now.
     complete: bool,
     /// How many requests changed something.
+    requests: usize,
+    /// How many changes of declared objects were carried out.
     changed: usize,
     /// How many steps belonged to a run that was interrupted before.
     resumed: usize,
@@ -390,7 +392,13 @@ impl From<&ApplyReport> for ApplyView {
         ApplyView {
             broker: (&report.broker).into(),
             complete: report.is_complete(),
-            changed: report.changes(),
+            requests: report.changes(),
+            changed: report
+                .steps
+                .iter()
+                .filter(|step| step.outcome == StepOutcome::Done)
+                .filter(|step| !step.object.name.starts_with(OWNERS_EXCHANGE))
+                .count(),
             resumed: report.resumed,
             failed: report.failed().count(),
             steps: report.steps.clone(),
@@ -404,7 +412,8 @@ impl View for ApplyView {
     const KIND: &'static str = "TopologyApplied";
     const ITEMS: Option<&'static str> = Some("steps");
     fn text(&self, page: &mut Page) {
-        for step in &self.steps {
+        let records = |step: &&StepReport| step.object.name.starts_with(OWNERS_EXCHANGE);
+        for step in self.steps.iter().filter(|step| !records(step)) {
             let style = page.style;
             let (mark, note) = match step.outcome {
                 StepOutcome::Done => (style.good("ok"), ""),

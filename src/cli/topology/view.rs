@@ -18,27 +18,39 @@ pub struct FindingsView {
     errors: usize,
     /// How many warnings.
     warnings: usize,
+    /// How many notes.
+    notes: usize,
     /// What was looked at, in a few words.
     subject: String,
     /// One item for each finding, in the order of the files.
     findings: Vec<FindingView>,
     #[serde(skip)]
+    hidden: usize,
+    #[serde(skip)]
     shown: Vec<(Severity, String)>,
 }
 
 impl FindingsView {
-    /// The findings about `subject`, such as `2 files`; `strict` makes warnings count as errors.
-    pub fn new(subject: String, findings: &Findings, strict: bool) -> Self {
+    /// The findings about `subject`, such as `2 files`; `strict` makes warnings count as errors. The
+    /// text shows notes only when asked to.
+    pub fn new(subject: String, findings: &Findings, strict: bool, show_notes: bool) -> Self {
         let number =
             |severity| findings.iter().filter(|finding| finding.severity == severity).count();
         let (errors, warnings) = (number(Severity::Error), number(Severity::Warning));
+        let notes = number(Severity::Note);
         FindingsView {
             valid: errors == 0 && !(strict && warnings > 0),
             errors,
             warnings,
+            notes,
             subject,
             findings: findings.iter().map(FindingView::from).collect(),
-            shown: findings.iter().map(|f| (f.severity, f.to_string())).collect(),
+            shown: findings
+                .iter()
+                .filter(|f| show_notes || f.severity != Severity::Note)
+                .map(|f| (f.severity, f.to_string()))
+                .collect(),
+            hidden: if show_notes { 0 } else { notes },
         }
     }
 
@@ -63,14 +75,17 @@ impl View for FindingsView {
             page.line(format!("{word}{rest}"));
             page.line("");
         }
-        let verdict = match (self.errors, self.warnings) {
-            (0, 0) => "no findings".to_owned(),
-            (0, warnings) => count(warnings as u64, "warning"),
-            (errors, 0) => count(errors as u64, "error"),
-            (errors, warnings) => {
-                format!("{}, {}", count(errors as u64, "error"), count(warnings as u64, "warning"))
-            }
-        };
+        let parts: Vec<String> =
+            [(self.errors, "error"), (self.warnings, "warning"), (self.notes, "note")]
+                .into_iter()
+                .filter(|(number, _)| *number > 0)
+                .map(|(number, what)| count(number as u64, what))
+                .collect();
+        let mut verdict =
+            if parts.is_empty() { "no findings".to_owned() } else { parts.join(", ") };
+        if self.hidden > 0 {
+            verdict.push_str(" (-v shows notes)");
+        }
         let word = if self.valid { page.style.good("valid") } else { page.style.bad("invalid") };
         page.line(format!("{}: {word}, {verdict}", self.subject));
     }

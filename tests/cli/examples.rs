@@ -1,0 +1,153 @@
+//! Every example of every `--help` is run in a project on the embedded broker, and every document that
+//! `-o json` prints is checked against its published schema.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::harness::{Machine, Ran, split};
+use crate::shell::leaves;
+
+/// The lines below `Examples:` of each command, by its name.
+fn examples() -> BTreeMap<String, Vec<String>> {
+    let mut found = Vec::new();
+    leaves(&nexus::cli::command(), "", &mut found);
+    found
+        .into_iter()
+        .map(|(name, command)| {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines = help.split_once("Examples:").map_or("", |(_, lines)| lines);
+            let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
+            (name, lines.map(str::to_owned).collect())
+        })
+        .collect()
+}
+
+/// A project whose topology is applied, with a few messages, and every file that examples name.
+fn prepared() -> Machine {
+    let machine = Machine::new();
+    machine.run("init . --name shop").ok();
+    machine.run("topology apply").ok();
+    machine.run("publish nexus.agents worker hello --count 12").ok();
+    machine.run("context add local --broker embedded:").ok();
+    machine.run("context add staging --broker embedded:").ok();
+    machine.run("context add scratch --broker embedded:").ok();
+    machine.run("context add prod --broker embedded: --protected").ok();
+    machine.run("context use --none").ok();
+    machine.write("bodies.txt", "one\ntwo\n");
+    let record = r#"{"exchange":"nexus.agents","routingKey":"worker","body":"three"}"#;
+    machine.write("messages.ndjson", &format!("{record}\n{{\n"));
+    machine.write(
+        "definitions.json",
+        r#"{"queues":[{"name":"q","vhost":"/","durable":true,"auto_delete":false,
+            "arguments":{"x-queue-type":"quorum"}}],"exchanges":[],"bindings":[],"policies":[]}"#,
+    );
+    machine
+}
+
+/// Examples whose verdict is no, by design.
+fn expected_status(line: &str) -> u8 {
+    match line {
+        // Changes are pending: the prepared file was changed on purpose.
+        _ if line.contains("--exit-code") => 2,
+        // One line of messages.ndjson is bad.
+        _ if line.contains("--records -f messages.ndjson") => 3,
+        // No context is in use in the prepared project.
+        _ if line.starts_with("nexusctl context current") => 2,
+        _ => 0,
+    }
+}
+
+fn run_example(line: &str) -> (Machine, Ran) {
+    let machine = prepared();
+    if line.contains("--exit-code") {
+        let text = machine.read("topology.yaml").replace("[planner, worker]", "[planner]");
+        machine.write("topology.yaml", &text);
+    }
+    if line.contains("context remove") || line.contains("context use") || line.contains("show local")
+    {
+        machine.run("context use local").ok();
+    }
+    if line.contains("context add") {
+        for name in ["local", "scratch", "prod"] {
+            machine.run(&format!("context remove {name} --confirm {name}")).ok();
+        }
+    }
+    let words = split(line);
+    assert_eq!(words[0], "nexusctl", "{line}");
+    let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+    let ran = machine.run_args(&args, b"");
+    (machine, ran)
+}
+
+/// One thread for each core is enough; a project each keeps them apart.
+fn for_each_example(check: impl Fn(&str, &str, Ran) -> Result<(), String> + Sync) {
+    let all: Vec<(String, String)> = examples()
+        .into_iter()
+        .flat_map(|(name, lines)| lines.into_iter().map(move |line| (name.clone(), line)))
+        .collect();
+    assert!(all.len() > 40, "{}", all.len());
+    let wrong = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for part in all.chunks(all.len().div_ceil(2)) {
+            let (check, wrong) = (&check, &wrong);
+            scope.spawn(move || {
+                for (name, line) in part {
+                    let (machine, ran) = run_example(line);
+                    if let Err(why) = check(name, line, ran) {
+                        wrong.lock().unwrap().push(machine.redact(&format!("{line}\n{why}")));
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n======\n"));
+}
+
+#[test]
+fn every_example_of_every_help_runs() {
+    for_each_example(|_, line, ran| {
+        if ran.status == expected_status(line) { Ok(()) } else { Err(ran.shown()) }
+    });
+}
+
+/// Commands whose stdout is not one of our documents, whatever is asked for.
+const NO_DOCUMENT: [&str; 2] = ["completions", "man"];
+/// Commands whose JSON is the file they are about.
+const FILES: [&str; 3] = ["topology render", "topology export", "topology import"];
+
+#[test]
+fn the_json_of_every_command_keeps_its_published_schema() {
+    let output: BTreeMap<_, Value> = nexus::cli::schemas::output().into_iter().collect();
+    let files: BTreeMap<_, Value> = nexus::cli::schemas::files().into_iter().collect();
+    let seen = std::sync::Mutex::new(BTreeSet::new());
+    for_each_example(|name, line, _| {
+        if NO_DOCUMENT.contains(&name) || line.contains("--raw") || line.contains("--format") {
+            return Ok(());
+        }
+        if line.contains("--out ") && name == "consume" {
+            return Ok(());
+        }
+        let (_, ran) = run_example(&format!("{line} -o json"));
+        let document: Value =
+            serde_json::from_str(&ran.stdout).map_err(|e| format!("{e}\n{}", ran.shown()))?;
+        let kind = document["kind"].as_str().unwrap_or_default();
+        let schemas = if FILES.contains(&name) { &files } else { &output };
+        let schema = schemas.get(kind).ok_or_else(|| format!("no schema of kind `{kind}`"))?;
+        let validator = jsonschema::validator_for(schema).map_err(|e| e.to_string())?;
+        let wrong: Vec<String> =
+            validator.iter_errors(&document).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        seen.lock().unwrap().insert(name.to_owned());
+        if wrong.is_empty() { Ok(()) } else { Err(format!("{}\n{document:#}", wrong.join("\n"))) }
+    });
+    let seen = seen.into_inner().unwrap();
+    let mut all = Vec::new();
+    leaves(&nexus::cli::command(), "", &mut all);
+    let missed: Vec<&String> = all
+        .iter()
+        .map(|(name, _)| name)
+        .filter(|name| !NO_DOCUMENT.contains(&name.as_str()) && !seen.contains(*name))
+        .collect();
+    assert!(missed.is_empty(), "no JSON of these was checked: {missed:?}");
+}

@@ -1,0 +1,183 @@
+//! Topology from the command line, on the embedded broker.
+
+use crate::harness::Machine;
+
+const FILE: &str = "apiVersion: nexus/v1
+kind: Topology
+metadata: {name: shop}
+exchanges:
+  events: {type: topic}
+queues:
+  orders:
+    bind: [{from: events, key: order.*}]
+    deadLetter: true
+    maxLength: 100
+";
+
+fn machine() -> Machine {
+    let machine = Machine::new();
+    machine.write("topology.yaml", FILE);
+    machine
+}
+
+#[test]
+fn a_plan_shows_what_comes_and_a_second_apply_has_nothing_to_do() {
+    let machine = machine();
+    assert_eq!(
+        machine.run("topology plan --exit-code").shown(),
+        "  + create exchange `events`\n  \
+         + create exchange `dead_letter`  (deadLetter of queue orders)\n  \
+         + create queue `orders`\n  \
+         + create queue `dead.orders`  (deadLetter of queue orders)\n  \
+         + create binding `events -> queue orders by order.*`\n  \
+         + create binding `dead_letter -> queue dead.orders by orders`  (deadLetter of queue orders)\n\
+         \nthe embedded broker: 6 to create\n[exit status: 2]\n"
+    );
+    let applied = machine.run("topology apply -o json").json();
+    assert_eq!((&applied["complete"], &applied["changed"]), (&true.into(), &6.into()));
+    assert_eq!(machine.run("topology apply").ok(), "the embedded broker: nothing to change\n");
+    assert_eq!(
+        machine.run("topology diff").ok(),
+        "the embedded broker: 0 changed, 0 missing, 0 extra\n"
+    );
+    let applied = machine.run("topology apply -o json").json();
+    assert_eq!(applied["requests"], 0);
+}
+
+#[test]
+fn a_saved_plan_runs_and_a_stale_one_is_refused_naming_the_object() {
+    let machine = machine();
+    machine.run("topology plan --out plan.json").ok();
+    machine.run("topology apply plan.json").ok();
+    let stale = machine.run("topology apply plan.json");
+    assert_eq!(stale.status, 4, "{}", stale.shown());
+    assert!(stale.stderr.contains("exchange `events`"), "{}", stale.stderr);
+    let text = machine.read("plan.json").replace("orders", "others");
+    machine.write("plan.json", &text);
+    let edited = machine.run("topology apply plan.json");
+    assert_eq!(edited.status, 65, "{}", edited.shown());
+}
+
+#[test]
+fn without_a_terminal_nothing_is_lost_unless_agreed() {
+    let machine = machine();
+    machine.run("topology apply").ok();
+    machine.run("publish events order.new hello").ok();
+    let refused = machine.run("topology destroy --lose-messages");
+    assert_eq!(refused.status, 4, "{}", refused.shown());
+    assert!(refused.stderr.contains("queue `orders`: "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("add `--yes` to agree"), "{}", refused.stderr);
+    assert_eq!(machine.run("topology diff").status, 0);
+    let blocked = machine.run("topology destroy --yes");
+    assert_eq!(blocked.status, 4, "{}", blocked.shown());
+    machine.run("topology destroy --lose-messages --yes").ok();
+    assert_eq!(machine.run("topology diff").status, 2);
+}
+
+#[test]
+fn a_person_is_asked_and_may_say_no() {
+    let mut machine = machine();
+    machine.run("topology apply").ok();
+    machine.run("publish events order.new hello").ok();
+    machine.terminal = true;
+    machine.set("NO_COLOR", "1");
+    let refused = machine.run_with("topology destroy --lose-messages --no-progress", b"n\n");
+    assert_eq!(refused.status, 4);
+    assert!(refused.stderr.contains("Go on? [y/N] "), "{}", refused.stderr);
+    let agreed = machine.run_with("topology destroy --lose-messages --no-progress", b"yes\n");
+    assert_eq!(agreed.status, 0, "{}", agreed.shown());
+}
+
+#[test]
+fn a_protected_context_wants_its_name_and_yes_is_not_enough() {
+    let machine = machine();
+    machine.run("context add prod --broker embedded: --protected --use").ok();
+    machine.run("topology plan").ok();
+    let refused = machine.run("topology apply --yes");
+    assert_eq!(refused.status, 4);
+    assert!(refused.stderr.contains("add `--confirm prod` to agree"), "{}", refused.stderr);
+    assert_eq!(machine.run("topology apply --confirm staging").status, 4);
+    machine.run("topology apply --confirm prod").ok();
+}
+
+#[test]
+fn a_read_only_context_refuses_every_change() {
+    let machine = machine();
+    machine.run("topology apply").ok();
+    machine.run("publish events order.new hello").ok();
+    machine.run("topology plan --read-only").ok();
+    machine.write("topology.yaml", &FILE.replace("orders:", "others:"));
+    for line in [
+        "topology apply --read-only",
+        "publish events order.new hello --read-only",
+        "consume orders --until-empty --read-only",
+    ] {
+        let ran = machine.run(line);
+        assert_eq!(ran.status, 77, "{line}: {}", ran.shown());
+    }
+    assert_eq!(machine.run("consume orders --until-empty -q").ok().lines().count(), 1);
+}
+
+#[test]
+fn a_wrong_file_shows_all_findings_with_their_lines() {
+    let machine = machine();
+    machine.write("topology.yaml", &FILE.replace("maxLength", "maxLenght").replace("topic", "tropic"));
+    let ran = machine.run("topology validate");
+    assert_eq!(ran.status, 2);
+    assert!(ran.stdout.contains("topology.yaml:10:5"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("did you mean `maxLength`?"), "{}", ran.stdout);
+    let ran = machine.run("topology plan");
+    assert_eq!((ran.status, ran.stdout.as_str()), (65, ""));
+    assert!(ran.stderr.contains("topology.yaml:10:5"), "{}", ran.stderr);
+    let ran = machine.run("topology plan nowhere.yaml");
+    assert_eq!(ran.status, 65, "{}", ran.shown());
+}
+
+#[test]
+fn what_is_exported_plans_to_nothing() {
+    let machine = machine();
+    machine.run("topology apply").ok();
+    let exported = machine.run("topology export -q --owner shop").ok();
+    machine.write("exported.yaml", &exported);
+    let plan = machine.run("topology plan exported.yaml --exit-code");
+    assert_eq!(plan.status, 0, "{}", plan.shown());
+}
+
+#[test]
+fn variables_are_set_on_the_command_line_and_unknown_ones_are_errors() {
+    let machine = machine();
+    machine.write(
+        "topology.yaml",
+        &FILE.replace("maxLength: 100", "maxLength: ${ limit }").replace(
+            "exchanges:",
+            "variables: {limit: 5}\nexchanges:",
+        ),
+    );
+    assert!(machine.run("topology render").ok().contains("maxLength: 5"));
+    assert!(machine.run("topology render --set limit=7").ok().contains("maxLength: 7"));
+    assert_eq!(machine.run("topology render --set limt=7").status, 65);
+    assert_eq!(machine.run("topology render --set limit").status, 64);
+}
+
+#[test]
+fn a_route_says_which_queues_get_it_and_status_2_when_none_does() {
+    let machine = machine();
+    assert_eq!(
+        machine.run("topology route events order.new").ok(),
+        "`order.new` to exchange `events`:\n  exchange `events` → queue `orders` by `order.*`\n\n\
+         queue orders (quorum)\n  \
+         rejected (when a consumer rejects it without requeue): dead-lettered to exchange \
+         `dead_letter` by `orders`\n    queue dead.orders (quorum)\n      \
+         rejected (when a consumer rejects it without requeue): dropped\n      \
+         delivery_limit (after it came back 20 times and once more): dropped\n  \
+         maxlen (when it is the oldest and more than 100 messages wait): dead-lettered to exchange \
+         `dead_letter` by `orders`\n    queue dead.orders (quorum)\n      \
+         rejected (when a consumer rejects it without requeue): dropped\n      \
+         delivery_limit (after it came back 20 times and once more): dropped\n  \
+         delivery_limit (after it came back 20 times and once more): dead-lettered to exchange \
+         `dead_letter` by `orders`\n    queue dead.orders (quorum)\n      \
+         rejected (when a consumer rejects it without requeue): dropped\n      \
+         delivery_limit (after it came back 20 times and once more): dropped\n\nreaches 1 queue\n"
+    );
+    assert_eq!(machine.run("topology route events customer.new").status, 2);
+}
