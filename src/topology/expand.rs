@@ -894,7 +894,11 @@ impl Builder {
         }
         let queue_type =
             if kind == QueueKind::Classic { QueueType::Classic } else { QueueType::Quorum };
-        self.made_queue(QueueDefinition::durable(target.clone(), queue_type), origin);
+        let mut collector = QueueDefinition::durable(target.clone(), queue_type);
+        if queue_type == QueueType::Quorum {
+            collector.arguments.insert("x-delivery-limit", LOOKS_WITHOUT_LOSS);
+        }
+        self.made_queue(collector, origin);
         if !exchange.is_default() {
             self.made_binding(
                 BindingDefinition {
@@ -1147,6 +1151,11 @@ struct KeysAndHeaders<'a> {
     matching: Option<&'a Spanned<HeaderMatch>>,
     arguments: &'a Entries<Spanned<Json>>,
 }
+
+/// The delivery limit of dead-letter queues made here. Every look at a message costs a quorum queue one
+/// of its deliveries, and 4.0 drops it after 20; `-1` would mean no limit there, and gone at the
+/// first look on 3.10. This many means the same on all of them.
+pub const LOOKS_WITHOUT_LOSS: i64 = 1_000_000;
 
 fn dead_letter_exchange() -> ExchangeName {
     ExchangeName::new(DEAD_LETTER_EXCHANGE).expect("a short text without line breaks is a name")
@@ -1730,7 +1739,7 @@ mod tests {
         );
         assert_eq!(
             render(&t),
-            "apiVersion: nexus/v1\nkind: Topology\nmetadata:\n  owner: topology\nexchanges:\n  dead_letter:\n    type: direct\n  retry:\n    type: direct\nqueues:\n  orders:\n    type: quorum\n    deadLetter:\n      exchange: dead_letter\n      routingKey: orders\n  other:\n    type: classic\n    deadLetter:\n      exchange: dead_letter\n      routingKey: other\n  dead.orders:\n    type: quorum\n  retry.orders.10s:\n    type: quorum\n    deadLetter:\n      exchange: \"\"\n      routingKey: orders\n    messageTtl: 10s\n  retry.orders.1m:\n    type: quorum\n    deadLetter:\n      exchange: \"\"\n      routingKey: orders\n    messageTtl: 1m\n  parked:\n    type: classic\nbindings:\n- from: amq.topic\n  queue: orders\n  key: a.#\n- from: amq.topic\n  queue: orders\n  key: b\n- from: dead_letter\n  queue: dead.orders\n  key: orders\n- from: retry\n  queue: retry.orders.10s\n  key: orders.1\n- from: retry\n  queue: retry.orders.1m\n  key: orders.2\n- from: dead_letter\n  queue: parked\n  key: other\n"
+            "apiVersion: nexus/v1\nkind: Topology\nmetadata:\n  owner: topology\nexchanges:\n  dead_letter:\n    type: direct\n  retry:\n    type: direct\nqueues:\n  orders:\n    type: quorum\n    deadLetter:\n      exchange: dead_letter\n      routingKey: orders\n  other:\n    type: classic\n    deadLetter:\n      exchange: dead_letter\n      routingKey: other\n  dead.orders:\n    type: quorum\n    deliveryLimit: 1000000\n  retry.orders.10s:\n    type: quorum\n    deadLetter:\n      exchange: \"\"\n      routingKey: orders\n    messageTtl: 10s\n  retry.orders.1m:\n    type: quorum\n    deadLetter:\n      exchange: \"\"\n      routingKey: orders\n    messageTtl: 1m\n  parked:\n    type: classic\nbindings:\n- from: amq.topic\n  queue: orders\n  key: a.#\n- from: amq.topic\n  queue: orders\n  key: b\n- from: dead_letter\n  queue: dead.orders\n  key: orders\n- from: retry\n  queue: retry.orders.10s\n  key: orders.1\n- from: retry\n  queue: retry.orders.1m\n  key: orders.2\n- from: dead_letter\n  queue: parked\n  key: other\n"
         );
         assert_eq!(t.queues[2].origin.expanded_from.as_deref(), Some("deadLetter of queue orders"));
     }

@@ -20,6 +20,7 @@ use crate::broker::routing::RoutingTable;
 use crate::broker::snapshot::Permissions;
 use crate::broker::version::{Capabilities, Version};
 
+use super::expand::LOOKS_WITHOUT_LOSS;
 use super::expand::{exchange_object, policy_object, queue_object};
 use super::model::{Desired, Origin, Topology};
 use super::view::{TopologyView, ViewQueue};
@@ -847,6 +848,9 @@ impl Lint<'_> {
         if effective.queue_type != QueueType::Quorum || effective.dead_letter_exchange().is_some() {
             return;
         }
+        if limit >= u64::try_from(LOOKS_WITHOUT_LOSS).unwrap_or(u64::MAX) {
+            return;
+        }
         let said =
             effective.setting("delivery-limit").is_some_and(|s| s.source != Source::BrokerDefault);
         let finding = if !said && !collects.is_empty() {
@@ -854,7 +858,7 @@ impl Lint<'_> {
                 DELIVERY_LIMIT_DROPS,
                 format!("{object} collects dead letters and drops each after {limit} returns: looking at them without acknowledging costs one"),
             )
-            .hint("on RabbitMQ 4 `deliveryLimit: -1` keeps them; before 4.0 it loses them")
+            .hint(format!("`deliveryLimit: {LOOKS_WITHOUT_LOSS}` keeps them on every version; -1 would lose them before 4.0"))
         } else if said {
             Diagnostic::warning(
                 DELIVERY_LIMIT_DROPS,
