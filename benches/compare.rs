@@ -50,7 +50,7 @@ async fn publish_bare(url: &str, queue: &str) -> lapin::Result<()> {
         if window.len() == WINDOW
             && let Some(oldest) = window.pop_front()
         {
-            let confirm: lapin::publisher_confirm::PublisherConfirm = oldest;
+            let confirm: lapin::PublisherConfirm = oldest;
             assert!(confirm.await?.is_ack());
         }
         let properties = BasicProperties::default().with_delivery_mode(2);

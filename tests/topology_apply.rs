@@ -1,4 +1,5 @@
 //! Running plans against a broker in memory that dies at the n-th request, for every n.
+#![expect(clippy::unwrap_used, reason = "a helper that fails should fail its test")]
 
 #[path = "support/fake.rs"]
 mod fake;
@@ -117,7 +118,7 @@ fn message(number: u64) -> Message {
         properties: Properties {
             headers: Some(FieldTable::new().with("CC", FieldValue::Array(vec!["old".into()]))),
             priority: Some(3),
-            expiration: (number % 2 == 0).then(|| "60000".to_owned()),
+            expiration: number.is_multiple_of(2).then(|| "60000".to_owned()),
             ..Properties::default()
         },
         body: number.to_string().into_bytes(),

@@ -1,6 +1,11 @@
 //! Plans run against real brokers of both versions: nothing twice, nothing lost, kills included.
 //!
 //! `NEXUSCTL_TEST_KILLS` says how often each migration is killed (3 when it is not set).
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper that fails should fail its test, and a kill run says what it found"
+)]
 
 #[path = "support/faulty.rs"]
 mod faulty;
@@ -12,13 +17,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use faulty::Faulty;
-use nexus::base::id::{ExchangeName, PolicyName, QueueName, RoutingKey};
+use nexus::base::id::{ExchangeName, PolicyName, QueueName, RoutingKey, VhostName};
 use nexus::base::time::{SystemClock, Timestamp};
+use nexus::broker::embedded::{EmbeddedBroker, EmbeddedOptions};
 use nexus::broker::rabbitmq::{ConnectOptions, RabbitBroker};
 use nexus::broker::{
     ApplyTo, BindingDefinition, Broker, Change, ConsumerOptions, Destination, ExchangeDefinition,
     ExchangeKind, LockHolder, Outcome, PolicyDefinition, Publish, PublisherOptions,
-    QueueDefinition, Settlement,
+    QueueDefinition, Settlement, Version,
 };
 use nexus::message::{FieldTable, FieldValue, Message, Properties};
 use nexus::topology::apply::{
@@ -223,78 +229,123 @@ fn whole() -> Topology {
     }
 }
 
+/// Applied, applied again, drifted, put right, pruned.
+async fn life_of_a_topology(broker: Arc<dyn Broker>, name: &str, mut topology: Topology) {
+    complete(&run(broker.as_ref(), &topology, &Options::default(), None).await.unwrap());
+
+    let counting = Faulty::counting(Arc::clone(&broker));
+    let again = run(&counting, &topology, &Options::default(), None).await.unwrap();
+    complete(&again);
+    assert_eq!((counting.mutations(), again.steps.len()), (0, 0), "{name}");
+
+    // Nothing shows of what nexusctl keeps for itself, and an export is the same topology.
+    let snapshot = broker.inspect().await.unwrap();
+    let exported = export(&snapshot, "team");
+    let replanned = plan(&exported, &snapshot, &Options::default());
+    assert!(replanned.is_empty() && replanned.extra.is_empty(), "{replanned:?}");
+    assert_eq!(exported.queues.len(), topology.queues.len());
+    assert_eq!(exported.bindings.len(), 7);
+
+    // Drift by other hands: a binding gone, a foreign one made, a policy changed, an argument.
+    broker.change(&Change::Unbind(binding("events", "orders", "orders.*"))).await.unwrap();
+    broker.change(&Change::Bind(binding("amq.direct", "plain", "foreign"))).await.unwrap();
+    broker.change(&Change::PutPolicy(policy("limits", "^plain$", 7))).await.unwrap();
+    topology.queues[1].definition.arguments.insert("x-max-length", 10);
+    let drifted = plan(&topology, &broker.inspect().await.unwrap(), &Options::default());
+    let actions: Vec<_> =
+        drifted.changes.iter().map(|change| (change.object.to_string(), change.action)).collect();
+    assert_eq!(
+        actions,
+        [
+            ("queue `plain`".to_owned(), Action::ReplaceWhileEmpty),
+            ("binding `events -> queue orders by orders.*`".to_owned(), Action::Create),
+            ("policy `limits`".to_owned(), Action::Update),
+        ],
+        "{name}"
+    );
+    complete(&run(broker.as_ref(), &topology, &Options::default(), None).await.unwrap());
+    let snapshot = broker.inspect().await.unwrap();
+    assert!(
+        snapshot.bindings.contains(&binding("amq.direct", "plain", "foreign")),
+        "the foreign one is back"
+    );
+
+    // Out of the file: pruned when asked, with what is ours only.
+    topology.queues.retain(|queue| queue.definition.name.as_str() != "typed");
+    topology
+        .bindings
+        .retain(|b| b.definition.destination != Destination::Queue("typed".parse().unwrap()));
+    broker.change(&Change::DeclareQueue(queue("nobodys", FieldTable::new()))).await.unwrap();
+    assert!(plan(&topology, &broker.inspect().await.unwrap(), &Options::default()).is_empty());
+    let prune =
+        Options { prune: [ObjectKind::Queue, ObjectKind::Binding].into(), ..Options::default() };
+    let report = run(broker.as_ref(), &topology, &prune, None).await.unwrap();
+    complete(&report);
+    let mut expected: Vec<String> =
+        topology.queues.iter().map(|queue| queue.definition.name.to_string()).collect();
+    expected.push("nobodys".to_owned());
+    expected.sort();
+    let names: Vec<String> = broker
+        .inspect()
+        .await
+        .unwrap()
+        .queues
+        .iter()
+        .map(|q| q.definition.name.to_string())
+        .collect();
+    assert_eq!(names, expected, "{name}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topology_is_applied_once_drifts_is_put_right_and_pruned() {
     for node in Node::all() {
         let vhost = node.vhost("apply");
-        let broker = broker(&vhost).await;
-        let mut topology = whole();
-        complete(&run(broker.as_ref(), &topology, &Options::default(), None).await.unwrap());
-
-        let counting = Faulty::counting(Arc::clone(&broker));
-        let again = run(&counting, &topology, &Options::default(), None).await.unwrap();
-        complete(&again);
-        assert_eq!((counting.mutations(), again.steps.len()), (0, 0), "{}", node.version);
-
-        // Nothing shows of what nexusctl keeps for itself, and an export is the same topology.
-        let snapshot = broker.inspect().await.unwrap();
-        let exported = export(&snapshot, "team");
-        let replanned = plan(&exported, &snapshot, &Options::default());
-        assert!(replanned.is_empty() && replanned.extra.is_empty(), "{replanned:?}");
-        assert_eq!(exported.queues.len(), 5);
-        assert_eq!(exported.bindings.len(), 7);
-
-        // Drift by other hands: a binding gone, a foreign one made, a policy changed, an argument.
-        broker.change(&Change::Unbind(binding("events", "orders", "orders.*"))).await.unwrap();
-        broker.change(&Change::Bind(binding("amq.direct", "plain", "foreign"))).await.unwrap();
-        broker.change(&Change::PutPolicy(policy("limits", "^plain$", 7))).await.unwrap();
-        topology.queues[1].definition.arguments.insert("x-max-length", 10);
-        let drifted = plan(&topology, &broker.inspect().await.unwrap(), &Options::default());
-        let actions: Vec<_> = drifted
-            .changes
-            .iter()
-            .map(|change| (change.object.to_string(), change.action))
-            .collect();
-        assert_eq!(
-            actions,
-            [
-                ("queue `plain`".to_owned(), Action::ReplaceWhileEmpty),
-                ("binding `events -> queue orders by orders.*`".to_owned(), Action::Create),
-                ("policy `limits`".to_owned(), Action::Update),
-            ],
-            "{}",
-            node.version
-        );
-        complete(&run(broker.as_ref(), &topology, &Options::default(), None).await.unwrap());
-        let snapshot = broker.inspect().await.unwrap();
-        assert!(
-            snapshot.bindings.contains(&binding("amq.direct", "plain", "foreign")),
-            "the foreign one is back"
-        );
-
-        // Out of the file: pruned when asked, with what is ours only.
-        topology.queues.retain(|queue| queue.definition.name.as_str() != "typed");
-        topology
-            .bindings
-            .retain(|b| b.definition.destination != Destination::Queue("typed".parse().unwrap()));
-        broker.change(&Change::DeclareQueue(queue("nobodys", FieldTable::new()))).await.unwrap();
-        assert!(plan(&topology, &broker.inspect().await.unwrap(), &Options::default()).is_empty());
-        let prune = Options {
-            prune: [ObjectKind::Queue, ObjectKind::Binding].into(),
-            ..Options::default()
-        };
-        let report = run(broker.as_ref(), &topology, &prune, None).await.unwrap();
-        complete(&report);
-        let names: Vec<String> = broker
-            .inspect()
-            .await
-            .unwrap()
-            .queues
-            .iter()
-            .map(|q| q.definition.name.to_string())
-            .collect();
-        assert_eq!(names, ["dead", "log", "nobodys", "orders", "plain"], "{}", node.version);
+        life_of_a_topology(broker(&vhost).await, &node.version, whole()).await;
     }
+}
+
+async fn embedded(directory: &Path) -> Arc<dyn Broker> {
+    let options = EmbeddedOptions {
+        like: Version::new(4, 0, 5),
+        vhost: VhostName::new("/").unwrap(),
+        timeout: Duration::from_secs(20),
+    };
+    EmbeddedBroker::open(directory.join("state.db"), options, Arc::new(SystemClock)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_broker_lives_through_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = embedded(directory.path()).await;
+    let mut topology = whole();
+    let planned = plan(&topology, &broker.inspect().await.unwrap(), &Options::default());
+    let blocked: Vec<String> =
+        planned.blocked().map(|(object, _)| object.unwrap().to_string()).collect();
+    assert_eq!(blocked, ["queue `log`"], "it has no streams, and says so before");
+    topology.queues.retain(|queue| queue.definition.name.as_str() != "log");
+    life_of_a_topology(broker, "embedded", topology).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_of_the_embedded_broker_is_made_anew_with_its_messages() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = embedded(directory.path()).await;
+    complete(&run(broker.as_ref(), &migrated("classic"), &Options::default(), None).await.unwrap());
+    publish(broker.as_ref(), "in", "k.1", 0..2000).await;
+    let planning = Options { migrate: true, ..Options::default() };
+    let report = run(broker.as_ref(), &migrated("quorum"), &planning, None).await.unwrap();
+    complete(&report);
+    let taken = take(broker.as_ref(), "work").await;
+    let mut numbers: Vec<u64> = taken
+        .iter()
+        .map(|(_, message)| std::str::from_utf8(&message.body).unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(numbers.len(), 2000);
+    // A quorum queue of 4.0 has two lanes.
+    numbers.sort_by_key(|number| number % 10 >= 5);
+    let expected: Vec<u64> =
+        (0..2000).filter(|n| n % 10 < 5).chain((0..2000).filter(|n| n % 10 >= 5)).collect();
+    assert_eq!(numbers, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,9 @@
 //! Every class of change, by tables and properties; no broker is asked but one in memory.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper that fails should fail its test, and a measurement says what it found"
+)]
 
 #[path = "support/fake.rs"]
 mod fake;
@@ -50,12 +55,15 @@ fn policy(
     priority: i64,
     definition: serde_json::Value,
 ) -> PolicyDefinition {
+    let serde_json::Value::Object(definition) = definition else {
+        panic!("no table: {definition}")
+    };
     PolicyDefinition {
         name: PolicyName::new(name).unwrap(),
         pattern: pattern.to_owned(),
         apply_to: ApplyTo::Queues,
         priority,
-        definition: definition.as_object().unwrap().clone(),
+        definition,
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::time::Clock;
 use crate::base::id::VhostName;
+use crate::base::time::Clock;
 use crate::base::url::{BrokerUrl, EmbeddedUrl, Imitated, ManagementUrl};
 
 use super::embedded::{EmbeddedBroker, EmbeddedOptions};

@@ -215,7 +215,8 @@ pub trait Consumer: Send + fmt::Debug {
     /// Settles one delivery.
     async fn settle(&mut self, tag: DeliveryTag, how: Settlement) -> Result<Settled, BrokerError>;
 
-    /// Returns when the broker has taken every settlement sent so far.
+    /// Returns when the broker has taken every settlement sent so far. Whatever it had handed to this
+    /// consumer before is then [`ready`](Consumer::ready).
     async fn flush(&mut self) -> Result<(), BrokerError>;
 
     /// Ends the flow and keeps the channel: nothing new is delivered, what was delivered can still be

@@ -406,6 +406,7 @@ async fn drain(
         to_settle: VecDeque::new(),
         passed: Vec::new(),
         settled: 0,
+        unflushed: 0,
         wanted: 0,
         held_now: 0,
         generation: 0,
@@ -473,6 +474,8 @@ struct Run<'a> {
     /// Not wanted from a stream: settled to get more.
     passed: Vec<DeliveryTag>,
     settled: u64,
+    /// Settled since the broker last said that it has all settlements.
+    unflushed: u64,
     /// Taken for writing, whether written yet or not.
     wanted: u64,
     /// Unsettled on this connection until the end.
@@ -614,7 +617,15 @@ impl Run<'_> {
             if second {
                 return Ok(Some(ConsumeEnd::Empty));
             }
-            self.consumer.flush().await?;
+            if let Err(error) = self.consumer.flush().await {
+                // Acks were lost with the connection: what they were for comes again.
+                if !(error.is_transient() && self.options.reconnect) {
+                    return Err(error);
+                }
+                self.report.repeats_possible += std::mem::take(&mut self.unflushed);
+                return Ok(None);
+            }
+            self.unflushed = 0;
             if is_held {
                 continue;
             }
@@ -778,6 +789,7 @@ impl Run<'_> {
             }
             let settled = std::mem::take(&mut group);
             self.settled += settled;
+            self.unflushed += settled;
             match self.consumer.settle(tag, how).await {
                 Ok(Settled::Sent) if how == Settlement::Reject => self.report.rejected += settled,
                 Ok(Settled::Sent) => self.report.acked += settled,
@@ -804,7 +816,8 @@ impl Run<'_> {
     async fn wind_up(&mut self, stop: &Stop, progress: &mut (dyn FnMut(u64) + Send)) {
         let sink_is_gone = self.report.ended == ConsumeEnd::SinkFailed;
         let broker_is_gone = self.report.ended == ConsumeEnd::Failed;
-        if !broker_is_gone {
+        let settles_more = !self.is_quiet() || !self.to_settle.is_empty();
+        if settles_more && !broker_is_gone {
             // A consumer that cannot pause fetches a few more, which go back.
             let _ = self.consumer.pause().await;
         }
@@ -849,6 +862,7 @@ impl Run<'_> {
     }
 
     fn not_settled(&mut self, error: &BrokerError) {
+        self.report.repeats_possible += std::mem::take(&mut self.unflushed);
         if !matches!(self.report.ended, ConsumeEnd::Cancelled | ConsumeEnd::Failed) {
             self.report.error.get_or_insert_with(|| {
                 format!("the last acks may not have reached the broker, so messages may come again: {error}")

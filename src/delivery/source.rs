@@ -61,6 +61,18 @@ pub struct Limits {
     pub login: Option<String>,
     /// The largest body the broker takes, in bytes.
     pub largest_body: Option<usize>,
+    /// Whether headers may only hold finite numbers: RabbitMQ ends the connection (541) at the others.
+    pub finite_numbers: bool,
+}
+
+fn is_finite(value: &FieldValue) -> bool {
+    match value {
+        FieldValue::Float(n) => n.is_finite(),
+        FieldValue::Double(n) => n.is_finite(),
+        FieldValue::Array(values) => values.iter().all(is_finite),
+        FieldValue::Table(table) => table.iter().all(|(_, value)| is_finite(value)),
+        _ => true,
+    }
 }
 
 impl Limits {
@@ -83,6 +95,13 @@ impl Limits {
             let header = properties.header(name);
             if header.is_some_and(|value| !matches!(value, FieldValue::Array(_))) {
                 wrong.push(format!("header `{name}` takes an array of routing keys"));
+            }
+        }
+        for (name, value) in properties.headers.iter().flat_map(|headers| headers.iter()) {
+            if self.finite_numbers && !is_finite(value) {
+                wrong.push(format!(
+                    "header `{name}` holds NaN or an infinity, which RabbitMQ cannot read"
+                ));
             }
         }
         let size = publish.message.body.len();
@@ -492,7 +511,7 @@ mod tests {
 
 {"bodyText":"2"}
 {"exchange":"a","routingKey":"b","properties":{"expiration":"soon","userId":"root","headers":{"CC":"x"}}}"#;
-        let limits = Limits { login: Some("guest".into()), largest_body: None };
+        let limits = Limits { login: Some("guest".into()), ..Limits::default() };
         let mut source = RecordSource::new(Box::new(&input[..]), None, None, limits);
         let first = source.next().unwrap().unwrap().unwrap();
         assert_eq!((first.line, first.publish.exchange.as_str()), (2, "a"));
@@ -549,12 +568,17 @@ mod tests {
                 body: vec![0; 10],
             },
         };
-        let limits = Limits { login: Some("guest".into()), largest_body: Some(10) };
+        let limits =
+            Limits { login: Some("guest".into()), largest_body: Some(10), finite_numbers: true };
         assert_eq!(limits.check(&publish), Ok(()));
         publish.message.body.push(0);
+        let nested = FieldTable::new().with("n", FieldValue::Double(f64::NAN));
+        publish.message.properties.headers_mut().insert("deep", nested);
         assert_eq!(
             limits.check(&publish),
-            Err("the body is 11 bytes long; this broker takes 10".into())
+            Err("header `deep` holds NaN or an infinity, which RabbitMQ cannot read\n\
+                 the body is 11 bytes long; this broker takes 10"
+                .into())
         );
     }
 }

@@ -63,7 +63,7 @@ pub fn parse_headers<'a>(
 }
 
 /// The largest time to live that RabbitMQ takes, in milliseconds.
-const LARGEST_EXPIRATION: u64 = 4_294_967_295;
+const LARGEST_EXPIRATION: u64 = 315_360_000_000;
 
 /// Reads a time to live, `60000` (milliseconds) or `1m`, and gives the property `expiration`.
 pub fn parse_expiration(text: &str) -> Result<String, String> {
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(parse_expiration("60000").as_deref(), Ok("60000"));
         assert_eq!(parse_expiration("0060").as_deref(), Ok("60"));
         assert_eq!(parse_expiration("1m30s").as_deref(), Ok("90000"));
-        for text in ["", "-1", "1.5", " 5", "abc", "4294967296", "99999999999999999999999"] {
+        for text in ["", "-1", "1.5", " 5", "abc", "315360000001", "99999999999999999999999"] {
             assert!(parse_expiration(text).is_err(), "{text}");
         }
         assert_eq!(parse_priority("255"), Ok(255));

@@ -53,8 +53,9 @@ pub fn check(root: &Path, set: &BTreeMap<String, String>, target: Version) -> Ch
                     if let (Some(ours), Some(theirs)) = (&project.file.vhost, &topology.vhost)
                         && ours.as_str() != theirs
                     {
-                        let message =
-                            format!("the topology is for vhost `{theirs}`, the project uses `{ours}`");
+                        let message = format!(
+                            "the topology is for vhost `{theirs}`, the project uses `{ours}`"
+                        );
                         findings.push(
                             Diagnostic::error(VHOST, message)
                                 .hint("name the same vhost in both, or in one of them only"),
@@ -88,8 +89,7 @@ mod tests {
             init(dir.path(), "shop", preset).unwrap();
             for target in lint::TARGETS {
                 let checked = check(dir.path(), &BTreeMap::new(), *target);
-                let shown: Vec<String> =
-                    checked.findings.iter().map(ToString::to_string).collect();
+                let shown: Vec<String> = checked.findings.iter().map(ToString::to_string).collect();
                 assert_eq!(shown, Vec::<String>::new(), "{preset:?} on {target}");
             }
         }

@@ -16,9 +16,7 @@ use crate::base::id::{ExchangeName, NameError, QueueName, RoutingKey};
 use crate::base::time::Clock;
 use crate::broker::{Broker, BrokerError, LockHolder, PublisherOptions};
 use crate::delivery::compose::Composer;
-use crate::delivery::consume::{
-    AckMode, ConsumeOptions, ConsumeReport, ConsumeVerdict, consume,
-};
+use crate::delivery::consume::{AckMode, ConsumeOptions, ConsumeReport, ConsumeVerdict, consume};
 use crate::delivery::filter::Filter;
 use crate::delivery::publish::{PublishOptions, PublishReport, PublishVerdict, publish};
 use crate::delivery::sink::{Format, Sink, Stream};
@@ -136,14 +134,8 @@ pub async fn quickstart(
     stop: &Stop,
     on_step: &mut OnStep<'_>,
 ) -> Result<QuickstartReport, QuickstartError> {
-    let mut run = Run {
-        broker,
-        request,
-        clock,
-        stop,
-        report: QuickstartReport::default(),
-        on_step,
-    };
+    let mut run =
+        Run { broker, request, clock, stop, report: QuickstartReport::default(), on_step };
     let topology = run.init()?;
     let result = run.all(&topology).await;
     if !request.keep {
@@ -188,15 +180,15 @@ impl Run<'_, '_> {
         for (file, text) in files {
             super::init::write_new(&dir.join(file), &text.replace("NAME", name))?;
         }
-        let file =
-            NamedFile { path: dir.join(TOPOLOGY_FILE), name: TOPOLOGY_FILE.to_owned() };
-        let topology = load_topology(&[file], &Default::default(), Some(name))
-            .map_err(|error| match error {
+        let file = NamedFile { path: dir.join(TOPOLOGY_FILE), name: TOPOLOGY_FILE.to_owned() };
+        let topology = load_topology(&[file], &Default::default(), Some(name)).map_err(
+            |error| match error {
                 FileError::Wrong(findings) => QuickstartError::Files(findings),
                 FileError::Unreadable { name, error } => {
                     QuickstartError::Init(InitError::Unwritable { path: name.into(), error })
                 }
-            })?;
+            },
+        )?;
         let queues = topology.queues.len();
         let result = format!(
             "{TOPOLOGY_FILE} declares {} exchanges, {queues} queues, {} bindings",
@@ -236,7 +228,10 @@ impl Run<'_, '_> {
             apply(self.broker, plan, None, &options, self.clock.as_ref(), &mut Silent).await?;
         if let Some(step) = report.failed().next() {
             let why = step.error.clone().unwrap_or_else(|| format!("{:?}", step.outcome));
-            return Err(QuickstartError::Unexpected { step: "apply", why: format!("{}: {why}", step.what) });
+            return Err(QuickstartError::Unexpected {
+                step: "apply",
+                why: format!("{}: {why}", step.what),
+            });
         }
         Ok(())
     }
@@ -381,14 +376,35 @@ impl Run<'_, '_> {
             ..ConsumeOptions::default()
         };
         let (_, text) = self.take("look at dead letters", &queue, options).await?;
-        let name = QueueName::new(&queue)?;
-        let depth = self.broker.depth(&name).await?.map_or(0, |depth| depth.ready);
+        let depth = self.dead_letters(&QueueName::new(&queue)?).await?;
         self.report.dead_lettered = depth;
         let command = format!("consume {queue} --ack never --count {SHOWN} --raw");
         let shown: Vec<&str> = text.lines().collect();
         let result = format!("{depth} dead letters, the first of them:\n{}", shown.join("\n"));
         self.done("look at the dead letters, leaving them where they are", command, result);
         Ok(())
+    }
+
+    /// How many dead letters there are, once every rejected message has arrived: a broker moves them,
+    /// and puts back what was looked at, after it has answered.
+    async fn dead_letters(&self, queue: &QueueName) -> Result<u64, QuickstartError> {
+        let expected = self.report.rejected;
+        let end = tokio::time::Instant::now() + self.request.deadline;
+        loop {
+            let depth = self.broker.depth(queue).await?.map_or(0, |depth| depth.ready);
+            if depth == expected {
+                return Ok(depth);
+            }
+            if tokio::time::Instant::now() >= end {
+                return Err(QuickstartError::Unexpected {
+                    step: "look at dead letters",
+                    why: format!(
+                        "{expected} messages were rejected, {depth} dead letters are there"
+                    ),
+                });
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 
     async fn clean_up(&mut self, topology: &Topology) -> Result<(), QuickstartError> {

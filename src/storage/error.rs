@@ -101,7 +101,7 @@ impl StorageError {
         }
     }
 
-    pub(super) fn open(path: &Path, cause: impl ToString) -> StorageError {
+    pub(super) fn open(path: &Path, cause: &dyn std::fmt::Display) -> StorageError {
         StorageError::Open { path: path.to_owned(), cause: cause.to_string() }
     }
 

@@ -80,7 +80,7 @@ pub(super) fn create_private(path: &Path) -> Result<(), StorageError> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     match options.open(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(StorageError::open(path, error))
+            Err(StorageError::open(path, &error))
         }
         _ => Ok(()),
     }
@@ -92,7 +92,7 @@ pub(super) fn create_private_directory(path: &Path) -> Result<(), StorageError> 
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|error| StorageError::open(path, error))
+    builder.create(path).map_err(|error| StorageError::open(path, &error))
 }
 
 fn connect(path: &Path, options: Options) -> Result<Connection, StorageError> {
@@ -127,7 +127,7 @@ fn lock_opening(path: &Path, timeout: Duration) -> Result<std::fs::File, Storage
     let file = OpenOptions::new()
         .write(true)
         .open(&lock_path)
-        .map_err(|error| StorageError::open(&lock_path, error))?;
+        .map_err(|error| StorageError::open(&lock_path, &error))?;
     let started = Instant::now();
     loop {
         match file.try_lock() {
@@ -139,7 +139,7 @@ fn lock_opening(path: &Path, timeout: Duration) -> Result<std::fs::File, Storage
                 return Err(StorageError::Busy { path: path.to_owned(), waited: timeout });
             }
             Err(std::fs::TryLockError::Error(error)) => {
-                return Err(StorageError::open(&lock_path, error));
+                return Err(StorageError::open(&lock_path, &error));
             }
         }
     }
@@ -157,7 +157,7 @@ impl StateFile {
         rooms: &'static [Room],
         options: Options,
     ) -> Result<Arc<StateFile>, StorageError> {
-        let path = std::path::absolute(path).map_err(|error| StorageError::open(path, error))?;
+        let path = std::path::absolute(path).map_err(|error| StorageError::open(path, &error))?;
         if let Some(parent) = path.parent() {
             create_private_directory(parent)?;
         }
@@ -170,7 +170,7 @@ impl StateFile {
         if mode != "wal" {
             return Err(StorageError::open(
                 &path,
-                "its file system has no shared memory between processes (network share?)",
+                &"its file system has no shared memory between processes (network share?)",
             ));
         }
         migration::migrate(&mut connection, &path, rooms)?;

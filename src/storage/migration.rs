@@ -104,7 +104,7 @@ pub(super) fn migrate(
             let copy = std::path::PathBuf::from(copy);
             match std::fs::remove_file(&copy) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(StorageError::open(&copy, error));
+                    return Err(StorageError::open(&copy, &error));
                 }
                 _ => {}
             }
@@ -112,7 +112,7 @@ pub(super) fn migrate(
             connection.execute("VACUUM INTO ?", [copy.to_string_lossy().as_ref()]).map_err(sql)?;
             std::fs::File::open(&copy)
                 .and_then(|file| file.sync_all())
-                .map_err(|error| StorageError::open(&copy, error))?;
+                .map_err(|error| StorageError::open(&copy, &error))?;
         }
     }
     let transaction = connection

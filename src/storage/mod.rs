@@ -16,6 +16,9 @@ mod migration;
 mod session;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::StorageError;
 pub use file::{Options, StateFile, Watch};
 pub use migration::Room;

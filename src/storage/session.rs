@@ -45,7 +45,7 @@ fn lock_path(state: &Path, id: i64) -> PathBuf {
 pub(super) fn begin(state: &Path, id: i64) -> Result<Session, StorageError> {
     super::file::create_private_directory(&directory(state))?;
     let path = lock_path(state, id);
-    let fault = |error: std::io::Error| StorageError::open(&path, error);
+    let fault = |error: std::io::Error| StorageError::open(&path, &error);
     let lock =
         OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(fault)?;
     lock.lock().map_err(fault)?;

@@ -116,7 +116,10 @@ impl Writer {
         // We wait for others ourselves: SQLite's own handler sleeps for whole milliseconds.
         connection.busy_timeout(Duration::ZERO).map_err(sql)?;
         connection
-            .execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;")
+            .execute_batch(
+                "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;
+             PRAGMA journal_size_limit = 67108864;",
+            )
             .map_err(sql)?;
         let format: i64 =
             connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sql)?;
@@ -134,7 +137,7 @@ impl Writer {
                 }
                 .serve(&waiting);
             })
-            .map_err(|error| StorageError::open(&path, error))?;
+            .map_err(|error| StorageError::open(&path, &error))?;
         Ok(Writer { jobs: Some(jobs), thread: Some(thread), path })
     }
 

@@ -440,7 +440,7 @@ impl Runner<'_> {
                 if broken_units.contains(step.unit.as_deref().unwrap_or(""))
                     || (failed && !self.options.continue_on_error)
                 {
-                    self.skip(step);
+                    pending.push((step, skipped(step)));
                     continue;
                 }
                 // A restored binding is lost with its queue although this reading still has it.
@@ -499,8 +499,7 @@ impl Runner<'_> {
     }
 
     fn skip(&mut self, step: &Step) {
-        let mut report = describe(step);
-        report.outcome = StepOutcome::Skipped;
+        let report = skipped(step);
         self.observer.event(&Event::Finished(&report));
         self.report.steps.push(report);
     }
@@ -568,6 +567,10 @@ fn unit_removes(step: &Step, batch: &[&Step], view: &Observed<'_>) -> bool {
         .iter()
         .filter(|other| other.unit == step.unit && other.verifies == plan::Expectation::Absent)
         .any(|removal| !is_so(removal, batch.iter().copied(), view))
+}
+
+fn skipped(step: &Step) -> StepReport {
+    StepReport { outcome: StepOutcome::Skipped, ..describe(step) }
 }
 
 fn describe(step: &Step) -> StepReport {

@@ -31,6 +31,7 @@ use super::spec::{
     ExchangeSpec, HeaderMatch, LimitsSpec, MessageTypeSpec, MetadataSpec, NamingSpec, PolicySpec,
     PresetSpec, QueueKind, QueueSpec, RetrySpec, Target, TopologySpec, VhostQueueType, VhostSpec,
 };
+use super::wire::{field_from_json, field_to_json};
 
 /// A name that cannot be one.
 pub const INVALID_NAME: Code = Code("topology/invalid-name");
@@ -57,10 +58,7 @@ pub const RETRY_EXCHANGE: &str = "retry";
 /// Everything that is wrong in any of them. What is legal but unwise is `lint`'s.
 pub fn load(documents: &[Node], set: &BTreeMap<String, String>) -> Result<Topology, Findings> {
     let mut findings = Findings::default();
-    let documents = match substitute(documents, set) {
-        Ok(documents) => documents,
-        Err(found) => return Err(found),
-    };
+    let documents = substitute(documents, set)?;
     let mut specs = Vec::new();
     for node in &documents {
         match document::decode::<TopologySpec>(node) {
@@ -694,14 +692,8 @@ impl Builder {
         }
         let mut arguments = self.typed_arguments("binding", said.arguments);
         for (name, value) in said.headers {
-            let value_span = name.span.as_ref();
-            self.put(
-                "binding",
-                &mut arguments,
-                &name.value,
-                value_span,
-                field_of_json(&value.value),
-            );
+            let Some(field) = self.typed_field(value) else { continue };
+            self.put("binding", &mut arguments, &name.value, name.span.as_ref(), field);
         }
         if let Some(matching) = said.matching {
             let word = matching.value.as_str();
@@ -784,13 +776,26 @@ impl Builder {
         }
     }
 
+    /// Arguments by their full names, each of the type it is written in.
     fn typed_arguments(&mut self, object: &str, said: &Entries<Spanned<Json>>) -> FieldTable {
-        said.iter()
-            .map(|(name, value)| {
-                self.place(object, name, name.span.as_ref());
-                (name.value.clone(), field_of_json(&value.value))
-            })
-            .collect()
+        let mut table = FieldTable::new();
+        for (name, value) in said {
+            self.place(object, name, name.span.as_ref());
+            if let Some(field) = self.typed_field(value) {
+                table.insert(name.value.clone(), field);
+            }
+        }
+        table
+    }
+
+    fn typed_field(&mut self, value: &Spanned<Json>) -> Option<FieldValue> {
+        match typed_field(&value.value) {
+            Ok(field) => Some(field),
+            Err(why) => {
+                self.findings.push(Diagnostic::error(INVALID_SETTING, why).at(value.span.clone()));
+                None
+            }
+        }
     }
 
     /// Sets an argument that must not have been said in `arguments` too.
@@ -889,7 +894,11 @@ impl Builder {
         }
         let queue_type =
             if kind == QueueKind::Classic { QueueType::Classic } else { QueueType::Quorum };
-        self.made_queue(QueueDefinition::durable(target.clone(), queue_type), origin);
+        let mut collector = QueueDefinition::durable(target.clone(), queue_type);
+        if queue_type == QueueType::Quorum {
+            collector.arguments.insert("x-delivery-limit", LOOKS_WITHOUT_LOSS);
+        }
+        self.made_queue(collector, origin);
         if !exchange.is_default() {
             self.made_binding(
                 BindingDefinition {
@@ -1143,17 +1152,19 @@ struct KeysAndHeaders<'a> {
     arguments: &'a Entries<Spanned<Json>>,
 }
 
-#[expect(clippy::expect_used, reason = "constants that are names")]
+/// The delivery limit of dead-letter queues made here. Every look at a message costs a quorum queue one
+/// of its deliveries, and 4.0 drops it after 20; `-1` would mean no limit there, and gone at the
+/// first look on 3.10. This many means the same on all of them.
+pub const LOOKS_WITHOUT_LOSS: i64 = 1_000_000;
+
 fn dead_letter_exchange() -> ExchangeName {
     ExchangeName::new(DEAD_LETTER_EXCHANGE).expect("a short text without line breaks is a name")
 }
 
-#[expect(clippy::expect_used, reason = "constants that are names")]
 fn retry_exchange() -> ExchangeName {
     ExchangeName::new(RETRY_EXCHANGE).expect("a short text without line breaks is a name")
 }
 
-#[expect(clippy::expect_used, reason = "the empty text is a routing key")]
 fn empty_key() -> RoutingKey {
     RoutingKey::new("").expect("the empty text is a routing key")
 }
@@ -1268,6 +1279,8 @@ fn policy_setting(key: &str, value: &Json) -> Result<(String, Json), String> {
     };
     let text = value.as_str();
     let value = match argument.value {
+        // `expires` is RabbitMQ's own word too: a number is its milliseconds.
+        ValueKind::Milliseconds { .. } if policy.key == key && text.is_none() => value.clone(),
         ValueKind::Milliseconds { .. } => match text {
             Some(text) => Json::from(text.parse::<HumanDuration>()?.as_ms()),
             None if value.as_i64() == Some(0) => value.clone(),
@@ -1335,7 +1348,7 @@ fn escaped(value: Json) -> Json {
 }
 
 /// The topology in the shape of our files. Origins are left out, and exclusive queues, which no file
-/// can say. Argument types that YAML lacks become the nearest it has.
+/// can say.
 pub fn to_spec(topology: &Topology) -> TopologySpec {
     let external = &topology.external;
     let said = |text: &String| Spanned::nowhere(text.clone());
@@ -1410,8 +1423,36 @@ pub fn to_spec(topology: &Topology) -> TopologySpec {
 fn json_arguments(arguments: &FieldTable) -> Entries<Spanned<Json>> {
     arguments
         .iter()
-        .map(|(name, value)| (name.to_owned(), Spanned::nowhere(json_of_field(value))))
+        .map(|(name, value)| (name.to_owned(), Spanned::nowhere(typed_json(value))))
         .collect()
+}
+
+/// A typed value as it is written: plain where YAML has the type (whole numbers are 64-bit ones,
+/// others doubles), else `{$type: timestamp, value: …}`.
+fn typed_field(value: &Json) -> Result<FieldValue, String> {
+    Ok(match value {
+        Json::Object(map) if map.contains_key("$type") => field_from_json(value)?,
+        Json::Object(map) => FieldValue::Table(
+            map.iter()
+                .map(|(name, value)| Ok((name.clone(), typed_field(value)?)))
+                .collect::<Result<FieldTable, String>>()?,
+        ),
+        Json::Array(items) => {
+            FieldValue::Array(items.iter().map(typed_field).collect::<Result<_, _>>()?)
+        }
+        other => field_of_json(other),
+    })
+}
+
+fn typed_json(value: &FieldValue) -> Json {
+    match value {
+        FieldValue::Double(number) if number.is_finite() => Json::from(*number),
+        FieldValue::Array(items) => items.iter().map(typed_json).collect(),
+        FieldValue::Table(table) if table.get("$type").is_none() => Json::Object(
+            table.iter().map(|(name, value)| (name.to_owned(), typed_json(value))).collect(),
+        ),
+        other => field_to_json(other),
+    }
 }
 
 fn exchange_spec(exchange: &Desired<ExchangeDefinition>, external: bool) -> ExchangeSpec {
@@ -1571,4 +1612,441 @@ fn policy_spec(policy: &Desired<PolicyDefinition>) -> (String, PolicySpec) {
             protect: policy.protect.then_some(true),
         },
     )
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+    use crate::base::diagnostic::Source;
+
+    /// The topology of `yaml` (without its first two lines), or what is wrong with it.
+    pub(crate) fn read(yaml: &str) -> Result<Topology, Findings> {
+        read_with(&[yaml], &[])
+    }
+
+    pub(crate) fn read_with(files: &[&str], set: &[(&str, &str)]) -> Result<Topology, Findings> {
+        let mut documents = Vec::new();
+        for (index, yaml) in files.iter().enumerate() {
+            let name = if index == 0 { "t.yaml".to_owned() } else { format!("t{index}.yaml") };
+            let text = format!("apiVersion: nexus/v1\nkind: Topology\n{yaml}");
+            documents.extend(document::read_documents(&Source::new(name, text))?);
+        }
+        let set = set.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        load(&documents, &set)
+    }
+
+    #[track_caller]
+    pub(crate) fn topology(yaml: &str) -> Topology {
+        read(yaml).unwrap_or_else(|findings| {
+            panic!("{}", findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        })
+    }
+
+    /// Findings as `line code: message`.
+    pub(crate) fn brief(findings: &Findings) -> Vec<String> {
+        findings
+            .iter()
+            .map(|f| {
+                let line = f.span.as_ref().map_or(String::new(), |s| format!("{} ", s.line));
+                format!("{line}{}: {}", f.code, f.message)
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::{brief, read, read_with, topology};
+    use super::*;
+
+    fn names<T>(list: &[Desired<T>], name: impl Fn(&T) -> String) -> Vec<String> {
+        list.iter().map(|item| name(&item.definition)).collect()
+    }
+
+    fn bindings(topology: &Topology) -> Vec<String> {
+        names(&topology.bindings, |b| {
+            let to = match &b.destination {
+                Destination::Queue(q) => q.as_str(),
+                Destination::Exchange(e) => e.as_str(),
+            };
+            format!("{} -{}-> {to}", b.source, b.routing_key)
+        })
+    }
+
+    #[test]
+    fn the_preset_of_agents_is_what_the_design_says() {
+        let t = topology(
+            "preset:\n  agents:\n    ids: [planner]\n    commands: [build]\n    tools: [search]\n    ttl: {event: 2h}\n",
+        );
+        assert_eq!(
+            names(&t.exchanges, |e| format!("{} {}", e.name, e.kind)),
+            [
+                "nexus.agents direct",
+                "nexus.commands topic",
+                "nexus.events topic",
+                "nexus.tools topic",
+                "dead_letter direct"
+            ]
+        );
+        assert_eq!(
+            names(&t.queues, |q| format!("{} {:?}", q.name, q.queue_type())),
+            [
+                "agent.planner Some(Quorum)",
+                "dead.agent.planner Some(Quorum)",
+                "command.build Some(Quorum)",
+                "dead.command.build Some(Quorum)",
+                "tool.search Some(Quorum)",
+                "dead.tool.search Some(Quorum)"
+            ]
+        );
+        assert_eq!(
+            bindings(&t),
+            [
+                "nexus.agents -planner-> agent.planner",
+                "dead_letter -agent.planner-> dead.agent.planner",
+                "nexus.commands -build.#-> command.build",
+                "dead_letter -command.build-> dead.command.build",
+                "nexus.tools -search.#-> tool.search",
+                "dead_letter -tool.search-> dead.tool.search"
+            ]
+        );
+        assert_eq!(t.message_types["event"].ttl, Some(HumanDuration::from_ms(7_200_000)));
+        assert_eq!(t.message_types["command"].persistent, Some(true));
+        let origin = &t.queues[0].origin;
+        assert_eq!(origin.expanded_from.as_deref(), Some("preset agents"));
+        assert_eq!(origin.span.as_ref().map(|s| s.line), Some(5));
+        assert_eq!(topology("preset: agents\n").exchanges.len(), 5);
+    }
+
+    #[test]
+    fn what_is_written_out_wins_over_the_preset() {
+        let t = topology(
+            "preset: {agents: {ids: [a]}}\nqueues:\n  agent.a: {type: classic}\nexchanges:\n  nexus.events: {type: fanout}\n",
+        );
+        let queue = t.queues.iter().find(|q| q.definition.name.as_str() == "agent.a").unwrap();
+        assert_eq!(queue.definition.queue_type(), Some(QueueType::Classic));
+        assert_eq!(queue.origin.expanded_from, None);
+        assert_eq!(t.exchanges.len(), 5);
+        assert!(t.queues.iter().all(|q| !q.definition.name.as_str().starts_with("dead.")));
+    }
+
+    #[test]
+    fn dead_letter_and_retry_expand_visibly() {
+        let t = topology(
+            "queues:\n  orders:\n    deadLetter: true\n    retry: {delays: [10s, 1m]}\n    bind:\n      - {from: amq.topic, keys: [a.#, b]}\n  other:\n    type: classic\n    deadLetter: {queue: parked}\n",
+        );
+        assert_eq!(
+            render(&t),
+            "apiVersion: nexus/v1\nkind: Topology\nmetadata:\n  owner: topology\nexchanges:\n  dead_letter:\n    type: direct\n  retry:\n    type: direct\nqueues:\n  orders:\n    type: quorum\n    deadLetter:\n      exchange: dead_letter\n      routingKey: orders\n  other:\n    type: classic\n    deadLetter:\n      exchange: dead_letter\n      routingKey: other\n  dead.orders:\n    type: quorum\n    deliveryLimit: 1000000\n  retry.orders.10s:\n    type: quorum\n    deadLetter:\n      exchange: \"\"\n      routingKey: orders\n    messageTtl: 10s\n  retry.orders.1m:\n    type: quorum\n    deadLetter:\n      exchange: \"\"\n      routingKey: orders\n    messageTtl: 1m\n  parked:\n    type: classic\nbindings:\n- from: amq.topic\n  queue: orders\n  key: a.#\n- from: amq.topic\n  queue: orders\n  key: b\n- from: dead_letter\n  queue: dead.orders\n  key: orders\n- from: retry\n  queue: retry.orders.10s\n  key: orders.1\n- from: retry\n  queue: retry.orders.1m\n  key: orders.2\n- from: dead_letter\n  queue: parked\n  key: other\n"
+        );
+        assert_eq!(t.queues[2].origin.expanded_from.as_deref(), Some("deadLetter of queue orders"));
+    }
+
+    #[test]
+    fn friendly_names_become_typed_arguments() {
+        let t = topology(
+            "queues:\n  q:\n    type: classic\n    messageTtl: 1m\n    maxLengthBytes: 1MiB\n    overflow: reject-publish\n    maxPriority: 5\n    singleActiveConsumer: true\n    arguments: {x-mine: 1.5, x-when: {$type: timestamp, value: 7}}\n  s: {type: stream, maxAge: 7d, maxSegmentSize: 64MiB}\n  d: {type: default}\n",
+        );
+        let q = &t.queues[0].definition.arguments;
+        assert_eq!(q.get("x-message-ttl"), Some(&FieldValue::Int64(60_000)));
+        assert_eq!(q.get("x-max-length-bytes"), Some(&FieldValue::Int64(1 << 20)));
+        assert_eq!(q.get("x-overflow"), Some(&FieldValue::from("reject-publish")));
+        assert_eq!(q.get("x-max-priority"), Some(&FieldValue::Int64(5)));
+        assert_eq!(q.get("x-single-active-consumer"), Some(&FieldValue::Bool(true)));
+        assert_eq!(q.get("x-mine"), Some(&FieldValue::Double(1.5)));
+        assert_eq!(q.get("x-when"), Some(&FieldValue::Timestamp(7)));
+        let s = &t.queues[1].definition.arguments;
+        assert_eq!(s.get("x-max-age"), Some(&FieldValue::from("604800s")));
+        assert!(t.queues[2].definition.arguments.is_empty());
+        assert_eq!(t.places.get("queue `q`", "x-message-ttl").map(|s| s.line), Some(6));
+    }
+
+    #[test]
+    fn policies_take_friendly_and_raw_names() {
+        let t = topology(
+            "policies:\n  p:\n    pattern: ^q\n    applyTo: queues\n    priority: 3\n    definition: {messageTtl: 10s, max-length: 5, maxLengthBytes: 1KiB}\n",
+        );
+        let policy = &t.policies[0].definition;
+        assert_eq!(
+            Json::Object(policy.definition.clone()),
+            serde_json::json!({"message-ttl": 10_000, "max-length": 5, "max-length-bytes": 1024})
+        );
+        let wrong =
+            read("policies:\n  p: {pattern: a, definition: {messageTtl: 10, expires: x}}\n");
+        assert_eq!(wrong.unwrap_err().0.len(), 2);
+    }
+
+    #[test]
+    fn variables_keep_their_type_and_set_wins() {
+        let yaml = "variables: {prefix: dev, limit: 5, region: null}\nqueues:\n  ${ prefix }.${region}.orders: {maxLength: \"${ limit }\", type: \"${ 'quorum' }\"}\n";
+        let t = read_with(&[yaml], &[("region", "eu"), ("limit", "7")]).unwrap();
+        assert_eq!(t.queues[0].definition.name.as_str(), "dev.eu.orders");
+        assert_eq!(
+            t.queues[0].definition.arguments.get("x-max-length"),
+            Some(&FieldValue::Int64(7))
+        );
+        let findings = read_with(&[yaml], &[("prefxi", "a")]).unwrap_err();
+        assert_eq!(
+            brief(&findings),
+            [
+                "topology/variable: `--set prefxi=…`: no file declares the variable `prefxi`",
+                "3 topology/variable: the variable `region` has no value"
+            ]
+        );
+        assert_eq!(findings.0[0].hint.as_deref(), Some("did you mean `prefix`?"));
+        let unknown = read("variables: {prefix: a}\nqueues: {\"${ prefxi }\": {}}\n").unwrap_err();
+        assert!(unknown.0[0].hint.as_deref().is_some_and(|hint| hint.contains("prefix")));
+        let twice = read("variables: {p: a}\nqueues: {\"${p}\": {}, a: {}}\n").unwrap_err();
+        assert_eq!(twice.0[0].code, DUPLICATE);
+        let literal = topology("queues: {\"$${p}\": {}}\n");
+        assert_eq!(literal.queues[0].definition.name.as_str(), "${p}");
+    }
+
+    #[test]
+    fn documents_merge_and_what_is_said_twice_names_both_places() {
+        let t = read_with(&["queues: {a: {}}\n", "queues: {b: {}}\n"], &[]).unwrap();
+        assert_eq!(t.queues.len(), 2);
+        let findings = read_with(
+            &["metadata: {owner: x}\nqueues: {a: {}}\n", "metadata: {owner: y}\nqueues: {a: {}}\n"],
+            &[],
+        )
+        .unwrap_err();
+        let messages: Vec<&str> = findings.iter().map(|f| f.message.as_str()).collect();
+        assert_eq!(
+            messages,
+            [
+                "the owner is `y` here and `x` at t.yaml:3:19",
+                "queue `a` is said twice, first at t.yaml:4:10"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_all_at_once() {
+        let findings = read(
+            "exchanges:\n  e: {}\nqueues:\n  q:\n    maxLength: 1\n    arguments: {x-max-length: 2}\n    deadLetter: {}\n    retry: {delays: []}\n  s: {type: stream, retry: {delays: [1s]}}\n  \"a\\nb\": {}\nbindings:\n  - {from: e}\n  - {from: e, queue: q, key: a, keys: [b]}\n  - {from: e, queue: q}\n  - {from: e, queue: q}\n",
+        )
+        .unwrap_err();
+        assert_eq!(
+            brief(&findings),
+            [
+                "4 topology/incomplete: exchange `e` has no `type`",
+                "6 topology/incomplete: `deadLetter` names no place",
+                "7 topology/duplicate: queue `q` says `x-max-length` twice",
+                "10 topology/incomplete: `retry` needs at least one delay",
+                "11 topology/incomplete: queue `s` is a stream and cannot retry",
+                "12 topology/invalid-name: queue name contains a line break, which RabbitMQ would strip silently",
+                "14 topology/incomplete: a binding leads to one `queue` or one `exchange`",
+                "15 topology/incomplete: a binding has either `key` or `keys`",
+                "17 topology/duplicate: the binding of queue `q` to exchange `e` by `` is said twice, first at t.yaml:16:5"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_argument_with_a_friendly_name_is_a_key_of_queues() {
+        use crate::broker::arguments::QUEUE_ARGUMENTS;
+        let schema = serde_json::to_value(schemars::schema_for!(QueueSpec)).unwrap();
+        for argument in QUEUE_ARGUMENTS {
+            let composed = ["deadLetterExchange", "deadLetterRoutingKey", "queueMode"]
+                .contains(&argument.friendly);
+            if argument.name.is_empty() || argument.friendly.is_empty() || composed {
+                continue;
+            }
+            assert!(!schema["properties"][argument.friendly].is_null(), "{}", argument.friendly);
+        }
+    }
+
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-z][a-z0-9._-]{0,8}",
+            "[ -~]{1,12}",
+            Just("true".to_owned()),
+            Just("007".to_owned()),
+            Just("a: b #c".to_owned()),
+            Just("${x}".to_owned()),
+            Just("ü$${".to_owned()),
+        ]
+    }
+
+    fn argument() -> impl Strategy<Value = FieldValue> {
+        let leaf = prop_oneof![
+            any::<i64>().prop_map(FieldValue::Int64),
+            any::<i32>().prop_map(FieldValue::Int32),
+            any::<bool>().prop_map(FieldValue::Bool),
+            name().prop_map(FieldValue::from),
+            (-1000i32..1000).prop_map(|n| FieldValue::Double(f64::from(n) / 8.0)),
+            any::<u64>().prop_map(FieldValue::Timestamp),
+            Just(FieldValue::Void),
+        ];
+        leaf.prop_recursive(2, 6, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(FieldValue::Array),
+                prop::collection::btree_map("[a-z$]{1,5}", inner, 0..3)
+                    .prop_map(|map| FieldValue::Table(FieldTable(map))),
+            ]
+        })
+    }
+
+    fn arguments() -> impl Strategy<Value = FieldTable> {
+        let known: Vec<&str> = crate::broker::arguments::QUEUE_ARGUMENTS
+            .iter()
+            .map(|a| a.name)
+            .filter(|n| !n.is_empty())
+            .collect();
+        let key = prop_oneof![prop::sample::select(known).prop_map(str::to_owned), "x-[a-z]{1,5}"];
+        let value = prop_oneof![
+            argument(),
+            (0i64..400).prop_map(FieldValue::Int64),
+            prop::sample::select(vec!["drop-head", "quorum", "stream", "default", "7D", "7d", ""])
+                .prop_map(FieldValue::from),
+        ];
+        prop::collection::btree_map(key, value, 0..5).prop_map(FieldTable)
+    }
+
+    fn desired<T>(definition: T, protect: bool) -> Desired<T> {
+        Desired { definition, protect, origin: Origin { span: None, expanded_from: None } }
+    }
+
+    fn any_topology() -> impl Strategy<Value = Topology> {
+        let exchange = (
+            name(),
+            prop_oneof![Just("topic"), Just("headers"), Just("x-odd")],
+            any::<[bool; 4]>(),
+            arguments(),
+        );
+        let queue = (name(), any::<[bool; 3]>(), arguments());
+        let binding = (name(), name(), any::<bool>(), name(), arguments());
+        let policy = (
+            name(),
+            name(),
+            -3i64..3,
+            prop::collection::btree_map(
+                "[a-z-]{1,6}|message-ttl|max-length-bytes|dead-letter-exchange|max-age",
+                prop_oneof![
+                    (-5i64..100_000).prop_map(Json::from),
+                    name().prop_map(Json::from),
+                    Just(Json::from(i64::MAX)),
+                ],
+                0..3,
+            ),
+        );
+        (
+            prop::collection::vec(exchange, 0..3),
+            prop::collection::vec(queue, 0..4),
+            prop::collection::vec(binding, 0..3),
+            prop::collection::vec(policy, 0..2),
+            name(),
+            prop::option::of(-1i64..9),
+        )
+            .prop_map(|(exchanges, queues, bindings, policies, owner, limit)| {
+                let mut t = Topology { owner, ..Topology::default() };
+                let mut seen = std::collections::BTreeSet::new();
+                for (name, kind, [durable, auto_delete, internal, protect], arguments) in exchanges
+                {
+                    if !seen.insert(("e", name.clone())) {
+                        continue;
+                    }
+                    t.exchanges.push(desired(
+                        ExchangeDefinition {
+                            name: ExchangeName::new(name).unwrap(),
+                            kind: ExchangeKind::from(kind),
+                            durable,
+                            auto_delete,
+                            internal,
+                            arguments,
+                        },
+                        protect,
+                    ));
+                }
+                for (name, [durable, auto_delete, protect], arguments) in queues {
+                    if !seen.insert(("q", name.clone())) {
+                        continue;
+                    }
+                    t.queues.push(desired(
+                        QueueDefinition {
+                            name: QueueName::new(name).unwrap(),
+                            durable,
+                            exclusive: false,
+                            auto_delete,
+                            arguments,
+                        },
+                        protect,
+                    ));
+                }
+                for (source, to, queue, key, mut arguments) in bindings {
+                    if !seen.insert(("b", source.clone())) {
+                        continue;
+                    }
+                    arguments.insert("x-match", "any");
+                    let destination = if queue {
+                        Destination::Queue(QueueName::new(to).unwrap())
+                    } else {
+                        Destination::Exchange(ExchangeName::new(to).unwrap())
+                    };
+                    t.bindings.push(desired(
+                        BindingDefinition {
+                            source: ExchangeName::new(source).unwrap(),
+                            destination,
+                            routing_key: RoutingKey::new(key).unwrap(),
+                            arguments,
+                        },
+                        false,
+                    ));
+                }
+                for (name, pattern, priority, definition) in policies {
+                    if !seen.insert(("p", name.clone())) {
+                        continue;
+                    }
+                    t.policies.push(desired(
+                        PolicyDefinition {
+                            name: PolicyName::new(name).unwrap(),
+                            pattern,
+                            apply_to: ApplyTo::Queues,
+                            priority,
+                            definition: definition.into_iter().collect(),
+                        },
+                        false,
+                    ));
+                }
+                if let Some(limit) = limit {
+                    t.limits.insert("max-queues".to_owned(), desired(limit, false));
+                }
+                t
+            })
+    }
+
+    fn without_origins(mut t: Topology) -> Topology {
+        let nowhere = || Origin { span: None, expanded_from: None };
+        t.exchanges.iter_mut().for_each(|d| d.origin = nowhere());
+        t.queues.iter_mut().for_each(|d| d.origin = nowhere());
+        t.bindings.iter_mut().for_each(|d| d.origin = nowhere());
+        t.policies.iter_mut().for_each(|d| d.origin = nowhere());
+        t.limits.values_mut().for_each(|d| d.origin = nowhere());
+        t
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { fork: false, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_rendered_reads_back_as_the_same(t in any_topology()) {
+            let yaml = render(&t);
+            let source = crate::base::diagnostic::Source::new("r.yaml", yaml.clone());
+            let documents = document::read_documents(&source)
+                .unwrap_or_else(|f| panic!("{}\n{yaml}", brief(&f).join("\n")));
+            let again = load(&documents, &BTreeMap::new())
+                .unwrap_or_else(|f| panic!("{}\n{yaml}", brief(&f).join("\n")));
+            prop_assert_eq!(without_origins(again), t, "{}", yaml);
+        }
+
+        #[test]
+        fn no_text_makes_reading_or_linting_panic(text in "(queues|bindings|preset|policies|variables|exchanges): [a-z{}\\[\\]:, $\"0-9.#*-]{0,60}") {
+            if let Ok(t) = read(&text) {
+                super::super::lint::validate(&t, crate::broker::Version::new(4, 0, 0));
+            }
+        }
+    }
 }

@@ -262,3 +262,57 @@ fn notes(view: &TopologyView, queue: &ViewQueue, collects_from: &[String]) -> Ve
     }
     notes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::expand::testing::topology;
+    use super::*;
+
+    const FILE: &str = "queues:\n  q:\n    type: quorum\n    maxLength: 9\n    deadLetter: true\n    arguments: {x-odd: 1}\n    bind: [{from: amq.topic, key: a.#}]\npolicies:\n  limits: {pattern: ^q$, applyTo: queues, priority: 2, definition: {maxLength: 5, messageTtl: 1m}}\n  wrong: {pattern: ^q$, applyTo: queues, priority: 9, definition: {max-age: 1D}}\n  low: {pattern: ^q$, applyTo: queues, definition: {expires: 1h}}\noperatorPolicies:\n  cap: {pattern: .*, applyTo: queues, definition: {maxLength: 3}}\n";
+
+    #[test]
+    fn every_value_has_its_source_and_what_lost() {
+        let view = TopologyView::of_topology(&topology(FILE), Version::new(4, 0, 5));
+        let explained = explain_queue(&view, "q").unwrap();
+        let shown: Vec<String> = explained
+            .settings
+            .iter()
+            .map(|s| format!("{} = {} ({}) over {:?}", s.name, s.value, s.source, s.over))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "dead-letter-exchange = \"dead_letter\" (argument) over []",
+                "dead-letter-routing-key = \"q\" (argument) over []",
+                "delivery-limit = 20 (broker default) over []",
+                "max-length = 3 (operator policy `cap`) over [\"9 (argument)\", \"5 (policy `limits`)\"]",
+                "message-ttl = 60000 (policy `limits`) over []",
+            ]
+        );
+        assert_eq!(explained.unused_arguments[0].name, "x-odd");
+        assert_eq!(
+            explained.losing_policies,
+            [
+                "policy `wrong` is skipped: quorum queues do not know `max-age`",
+                "policy `low` has a lower priority, and only one applies"
+            ]
+        );
+        assert_eq!(explained.bindings, ["exchange `amq.topic` by `a.#`"]);
+        assert!(explained.notes.iter().any(|n| n.contains("dead-lettered after 20 returns")));
+        assert!(explained.notes.iter().any(|n| n.contains("the oldest message goes")));
+        let dead = explain_queue(&view, "dead.q").unwrap();
+        assert_eq!(dead.collects_from, ["q"]);
+        assert!(dead.notes.iter().any(|n| n.contains("dropped after 20 returns")));
+    }
+
+    #[test]
+    fn a_queue_that_is_not_there_has_a_near_name() {
+        let view =
+            TopologyView::of_topology(&topology("queues: {orders: {}}\n"), Version::new(4, 0, 5));
+        let error = explain_queue(&view, "ordres").unwrap_err();
+        assert_eq!(
+            (error.to_string().as_str(), error.meant.as_deref()),
+            ("there is no queue `ordres`", Some("orders"))
+        );
+    }
+}

@@ -389,3 +389,81 @@ pub fn to_mermaid(graph: &Graph) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::expand::testing::topology;
+    use super::*;
+    use crate::broker::version::Version;
+
+    fn drawing(yaml: &str, marks: impl FnOnce(&TopologyView) -> Marks) -> Graph {
+        let view = TopologyView::of_topology(&topology(yaml), Version::new(4, 0, 5));
+        let marks = marks(&view);
+        graph(&view, &marks)
+    }
+
+    const FILE: &str = "exchanges:\n  in: {type: topic, alternateExchange: rest}\n  rest: {type: fanout}\nqueues:\n  q: {bind: [{from: in, key: a.#}], messageTtl: 10s, deadLetter: true}\n";
+
+    #[test]
+    fn bindings_dead_letters_and_alternates_are_drawn() {
+        assert_eq!(
+            to_mermaid(&drawing(FILE, |_| Marks::default())),
+            "flowchart LR\n  n0([\"dead_letter<br/>direct\"])\n  n1([\"in<br/>topic\"])\n  n2([\"rest<br/>fanout\"])\n  n3[\"dead.q<br/>quorum\"]\n  n4[\"q<br/>quorum\"]\n  n1 -->|\"a.#35;\"| n4\n  n0 -->|\"q\"| n3\n  n1 -.->|\"alternate\"| n2\n  n4 -.->|\"dead after 10s by q\"| n0\n"
+        );
+        let dot = to_dot(&drawing(FILE, |_| Marks::default()));
+        assert!(dot.contains("  n4 [label=\"q\\nquorum\", shape=box];\n"), "{dot}");
+        assert!(
+            dot.contains("  n4 -> n0 [label=\"dead after 10s by q\", style=dashed];\n"),
+            "{dot}"
+        );
+        assert!(dot.contains("  n1 -> n2 [label=\"alternate\", style=dotted];\n"), "{dot}");
+    }
+
+    #[test]
+    fn a_plan_colours_what_it_touches_and_draws_what_goes() {
+        let marked = drawing(FILE, |view| {
+            let mut gone = view.bindings[0].clone();
+            gone.destination = Destination::Queue(crate::base::id::QueueName::new("old").unwrap());
+            Marks {
+                exchanges: [("in".to_owned(), Mark::Change)].into(),
+                queues: [("q".to_owned(), Mark::Create), ("old".to_owned(), Mark::Delete)].into(),
+                bindings: vec![(view.bindings[0].clone(), Mark::Create), (gone, Mark::Delete)],
+            }
+        });
+        let old = marked.nodes.iter().find(|n| n.name == "old").unwrap();
+        assert_eq!((old.kind, old.mark), (NodeKind::Queue, Some(Mark::Delete)));
+        let marks: Vec<Option<Mark>> = marked.edges.iter().map(|e| e.mark).collect();
+        assert_eq!(marks, [Some(Mark::Create), None, Some(Mark::Delete), None, None]);
+        assert!(to_dot(&marked).contains("label=\"a.# (deleted)\", color=\"#cf222e\""));
+        assert!(to_mermaid(&marked).contains("linkStyle 2 stroke:#cf222e\n"));
+    }
+
+    #[test]
+    fn names_cannot_break_out_of_their_labels() {
+        let hostile = "a\"]; x -> y [label=\"<script>|`#;";
+        let g = drawing(
+            &format!(
+                "queues: {{'{hostile}': {{bind: [{{from: amq.topic, key: '{hostile}'}}]}}}}\n"
+            ),
+            |_| Marks::default(),
+        );
+        let dot = to_dot(&g);
+        assert_eq!(dot.lines().count(), 4 + g.nodes.len() + g.edges.len() + 1);
+        for line in dot.lines().filter(|line| line.contains("label")) {
+            let quotes = line.replace("\\\\", "").replace("\\\"", "").matches('"').count();
+            assert_eq!(quotes, 2, "{line}");
+        }
+        let mermaid = to_mermaid(&g);
+        assert!(!mermaid.contains("<script") && !mermaid.contains("];"), "{mermaid}");
+    }
+
+    #[test]
+    fn what_is_missing_is_drawn_as_missing() {
+        let g = drawing("queues: {q: {deadLetter: {exchange: nope}}}\n", |_| Marks::default());
+        assert!(g.nodes.iter().any(|n| n.name == "nope" && n.kind == NodeKind::MissingExchange));
+        let g = drawing("queues: {q: {deadLetter: {exchange: '', routingKey: gone}}}\n", |_| {
+            Marks::default()
+        });
+        assert!(g.nodes.iter().any(|n| n.name == "gone" && n.kind == NodeKind::MissingQueue));
+    }
+}

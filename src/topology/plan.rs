@@ -743,6 +743,14 @@ impl<'a> Planner<'a> {
                     "an exclusive queue lives and dies with its connection, so a file cannot declare it",
                     "take it out of the file and let the program that uses it declare it",
                 );
+            } else if self.view.snapshot.identity.product == Product::Embedded
+                && resolved_type(wanted, self.default_type) == QueueType::Stream
+            {
+                change.block(
+                    "unsupported",
+                    "the embedded broker has no streams",
+                    "declare a quorum or classic queue, or use a RabbitMQ",
+                );
             } else {
                 self.see(&object, Aspect::Definition);
                 self.step(Phase::Queues, Change::DeclareQueue(wanted.clone()));
@@ -995,6 +1003,16 @@ impl<'a> Planner<'a> {
                 object,
                 text: "moved messages keep properties, headers, body and routing key; they come from another exchange, their time to live starts anew, they have all their deliveries again, and another login's `user_id` moves into a header".to_owned(),
             });
+            if old_type == Some(QueueType::Quorum) {
+                self.warnings.push(Warning {
+                    code: "migration-deliveries".to_owned(),
+                    object: ObjectRef::queue(&wanted.name),
+                    text: format!(
+                        "if the run is interrupted, up to {} messages are returned and lose one of the deliveries that their delivery limit allows",
+                        migrate::WINDOW
+                    ),
+                });
+            }
         }
         self.changes.push(change);
     }
@@ -1280,12 +1298,19 @@ impl<'a> Planner<'a> {
         let desired = self.desired;
         let declared = |kind: ObjectKind| -> BTreeSet<&str> {
             match kind {
-                ObjectKind::Exchange => {
-                    desired.exchanges.iter().map(|e| e.definition.name.as_str()).collect()
-                }
-                ObjectKind::Queue => {
-                    desired.queues.iter().map(|q| q.definition.name.as_str()).collect()
-                }
+                // What the file refers to and somebody else declares is no surprise either.
+                ObjectKind::Exchange => desired
+                    .exchanges
+                    .iter()
+                    .chain(&desired.external.exchanges)
+                    .map(|e| e.definition.name.as_str())
+                    .collect(),
+                ObjectKind::Queue => desired
+                    .queues
+                    .iter()
+                    .chain(&desired.external.queues)
+                    .map(|q| q.definition.name.as_str())
+                    .collect(),
                 ObjectKind::Policy => {
                     desired.policies.iter().map(|p| p.definition.name.as_str()).collect()
                 }

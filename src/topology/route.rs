@@ -383,7 +383,8 @@ fn reasons(queue: &ViewQueue) -> Vec<(&'static str, String)> {
     if let Some(full) = full {
         match effective.overflow() {
             Overflow::DropHead => {
-                reasons.push(("maxlen", format!("when it is the oldest and more than {full} wait")))
+                reasons
+                    .push(("maxlen", format!("when it is the oldest and more than {full} wait")));
             }
             Overflow::RejectPublishDlx => reasons.push((
                 "maxlen",
@@ -416,5 +417,119 @@ impl RouteReport {
         let mut all = BTreeSet::new();
         collect(&self.queues, &mut all);
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::expand::testing::topology;
+    use super::*;
+    use crate::broker::version::Version;
+
+    fn through(
+        yaml: &str,
+        exchange: &str,
+        key: &str,
+        headers: &[(&str, FieldValue)],
+    ) -> RouteReport {
+        let view = TopologyView::of_topology(&topology(yaml), Version::new(4, 0, 5));
+        let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect();
+        route(
+            &view,
+            &ExchangeName::new(exchange).unwrap(),
+            &RoutingKey::new(key).unwrap(),
+            &headers,
+        )
+    }
+
+    fn names(report: &RouteReport) -> Vec<&str> {
+        report.queues.iter().map(|q| q.queue.as_str()).collect()
+    }
+
+    const FILE: &str = "exchanges:\n  in: {type: topic, alternateExchange: rest}\n  rest: {type: fanout}\n  h: {type: headers}\n  deep: {type: direct, internal: true}\nqueues:\n  orders: {bind: [{from: in, key: order.#}, {from: in, key: '*.eu'}], deadLetter: true}\n  other: {bind: [{from: rest}]}\n  gold: {bind: [{from: h, headers: {tier: gold}}]}\n";
+
+    #[test]
+    fn a_message_is_followed_through_bindings_and_alternates() {
+        let hit = through(FILE, "in", "order.eu", &[]);
+        assert_eq!(names(&hit), ["orders"]);
+        assert_eq!(hit.steps.len(), 2, "both bindings match: {:?}", hit.steps);
+        assert!(hit.notes.is_empty());
+        let rest = through(FILE, "in", "x.y", &[]);
+        assert_eq!(names(&rest), ["other"]);
+        assert_eq!(
+            rest.steps[0],
+            RouteStep::Alternate {
+                exchange: "in".into(),
+                alternate: "rest".into(),
+                source: "argument".into()
+            }
+        );
+        assert_eq!(rest.notes.len(), 1);
+        assert_eq!(names(&through(FILE, "h", "", &[("tier", "gold".into())])), ["gold"]);
+        assert!(through(FILE, "h", "", &[("tier", "tin".into())]).unroutable);
+        assert_eq!(names(&through(FILE, "", "other", &[])), ["other"]);
+        let copies = FieldValue::Array(vec!["order.x".into()]);
+        assert_eq!(names(&through(FILE, "in", "a.eu", &[("CC", copies)])), ["orders"]);
+        assert!(through(FILE, "in", "a", &[("CC", "text".into())]).refused.is_some());
+    }
+
+    #[test]
+    fn a_publish_that_the_broker_refuses_says_why() {
+        let missing = through(FILE, "nope", "k", &[]);
+        assert!(missing.refused.is_some_and(|why| why.contains("404")));
+        let internal = through(FILE, "deep", "k", &[]);
+        assert!(internal.refused.is_some_and(|why| why.contains("403")));
+        let unknown = through("exchanges: {e: {external: true}}\n", "e", "k", &[]);
+        assert!(unknown.notes[0].contains("somebody else's"));
+    }
+
+    #[test]
+    fn dead_letters_are_followed_by_reason() {
+        let report = through(
+            "queues:\n  q: {type: classic, messageTtl: 5s, maxLength: 3, deadLetter: true}\n",
+            "",
+            "q",
+            &[],
+        );
+        let q = &report.queues[0];
+        let reasons: Vec<&str> = q.gives_up.iter().map(|g| g.reason).collect();
+        assert_eq!(reasons, ["rejected", "expired", "maxlen"]);
+        assert_eq!(q.message_ttl_ms, Some(5000));
+        let Fate::DeadLettered { exchange, routing_key, queues, .. } = &q.gives_up[0].fate else {
+            panic!("{:?}", q.gives_up[0].fate)
+        };
+        assert_eq!((exchange.as_str(), routing_key.as_str()), ("dead_letter", "q"));
+        assert_eq!(queues[0].queue, "dead.q");
+        assert_eq!(queues[0].gives_up[0].fate, Fate::Dropped);
+        assert_eq!(report.all_queues().into_iter().collect::<Vec<_>>(), ["dead.q", "q"]);
+    }
+
+    #[test]
+    fn loops_end_as_the_broker_ends_them() {
+        let lost =
+            through("queues: {q: {deadLetter: {exchange: '', routingKey: no}}}\n", "", "q", &[]);
+        assert_eq!(
+            lost.queues[0].gives_up[0].fate,
+            Fate::Lost { exchange: String::new(), routing_key: "no".into() }
+        );
+        let own = through(
+            "queues: {q: {type: classic, messageTtl: 1s, deadLetter: {exchange: '', routingKey: q}}}\n",
+            "",
+            "q",
+            &[],
+        );
+        let fates: Vec<&Fate> = own.queues[0].gives_up.iter().map(|g| &g.fate).collect();
+        assert_eq!(
+            fates,
+            [&Fate::GoesRound { queue: "q".into() }, &Fate::DroppedInLoop { queue: "q".into() }]
+        );
+    }
+
+    #[test]
+    fn a_report_is_json_with_its_steps_named() {
+        let json = serde_json::to_value(through(FILE, "in", "x.y", &[])).unwrap();
+        assert_eq!(json["steps"][0]["step"], "alternate");
+        assert_eq!(json["queues"][0]["givesUp"][0]["fate"]["fate"], "dropped");
+        assert_eq!(json["routingKey"], "x.y");
     }
 }

@@ -64,7 +64,9 @@ fn run_example(line: &str) -> (Machine, Ran) {
         let text = machine.read("topology.yaml").replace("[planner, worker]", "[planner]");
         machine.write("topology.yaml", &text);
     }
-    if line.contains("context remove") || line.contains("context use") || line.contains("show local")
+    if line.contains("context remove")
+        || line.contains("context use")
+        || line.contains("show local")
     {
         machine.run("context use local").ok();
     }
@@ -110,9 +112,11 @@ fn for_each_example(check: impl Fn(&str, &str, Ran) -> Result<(), String> + Sync
 
 #[test]
 fn every_example_of_every_help_runs() {
-    for_each_example(|_, line, ran| {
-        if ran.status == expected_status(line) { Ok(()) } else { Err(ran.shown()) }
-    });
+    for_each_example(
+        |_, line, ran| {
+            if ran.status == expected_status(line) { Ok(()) } else { Err(ran.shown()) }
+        },
+    );
 }
 
 /// Commands whose stdout is not one of our documents, whatever is asked for.
@@ -139,8 +143,10 @@ fn the_json_of_every_command_keeps_its_published_schema() {
         let schemas = if FILES.contains(&name) { &files } else { &output };
         let schema = schemas.get(kind).ok_or_else(|| format!("no schema of kind `{kind}`"))?;
         let validator = jsonschema::validator_for(schema).map_err(|e| e.to_string())?;
-        let wrong: Vec<String> =
-            validator.iter_errors(&document).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        let wrong: Vec<String> = validator
+            .iter_errors(&document)
+            .map(|e| format!("{}: {e}", e.instance_path()))
+            .collect();
         seen.lock().unwrap().insert(name.to_owned());
         if wrong.is_empty() { Ok(()) } else { Err(format!("{}\n{document:#}", wrong.join("\n"))) }
     });

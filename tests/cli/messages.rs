@@ -55,7 +55,9 @@ fn a_message_goes_in_and_comes_out_with_all_its_properties() {
 #[test]
 fn what_consume_writes_publish_takes_back_byte_for_byte() {
     let machine = machine();
-    machine.run_args(&["publish", "events", "k", "-f", "-", "-H", "n:={\"$int16\":7}"], &[0, 255, 10]).ok();
+    machine
+        .run_args(&["publish", "events", "k", "-f", "-", "-H", "n:={\"$int16\":7}"], &[0, 255, 10])
+        .ok();
     let first = machine.run("consume q --count 1 -q").ok();
     machine.run_with("publish --records -q", first.as_bytes()).ok();
     assert_eq!(machine.run("consume q --count 1 -q").ok(), first);
@@ -192,7 +194,8 @@ fn an_envelope_is_built_and_bad_payloads_are_refused() {
 fn message_types_of_the_project_give_their_defaults() {
     let machine = machine();
     machine.run("init shop -q").ok();
-    let topology = machine.read("shop/topology.yaml") + "\nmessageTypes: {t: {ttl: 5s, priority: 4}}\n";
+    let topology =
+        machine.read("shop/topology.yaml") + "\nmessageTypes: {t: {ttl: 5s, priority: 4}}\n";
     machine.write("shop/topology.yaml", &topology);
     let line = "publish nexus.agents worker '{}' --type t --sender s --project shop --dry-run";
     let record: serde_json::Value = serde_json::from_str(&machine.run(line).ok()).unwrap();

@@ -137,15 +137,13 @@ fn a_closed_pipe_is_a_quiet_end_and_acks_nothing_more() {
 #[test]
 fn a_publisher_that_is_stopped_accounts_for_every_line() {
     let machine = machine();
-    let mut child = command(
-        &machine,
-        &["publish", "nexus.agents", "worker", "--lines", "-o", "json"],
-    )
-    .stdin(Stdio::piped())
-    .stdout(Stdio::piped())
-    .stderr(Stdio::piped())
-    .spawn()
-    .unwrap();
+    let mut child =
+        command(&machine, &["publish", "nexus.agents", "worker", "--lines", "-o", "json"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"one\ntwo\n").unwrap();
     stdin.flush().unwrap();

@@ -2,7 +2,11 @@
 
 use crate::harness::Machine;
 
-pub(crate) fn leaves(command: &clap::Command, name: &str, found: &mut Vec<(String, clap::Command)>) {
+pub(crate) fn leaves(
+    command: &clap::Command,
+    name: &str,
+    found: &mut Vec<(String, clap::Command)>,
+) {
     let mut children = command.get_subcommands().filter(|child| !child.is_hide_set()).peekable();
     if children.peek().is_none() {
         found.push((name.to_owned(), command.clone()));

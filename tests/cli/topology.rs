@@ -121,7 +121,8 @@ fn a_read_only_context_refuses_every_change() {
 #[test]
 fn a_wrong_file_shows_all_findings_with_their_lines() {
     let machine = machine();
-    machine.write("topology.yaml", &FILE.replace("maxLength", "maxLenght").replace("topic", "tropic"));
+    machine
+        .write("topology.yaml", &FILE.replace("maxLength", "maxLenght").replace("topic", "tropic"));
     let ran = machine.run("topology validate");
     assert_eq!(ran.status, 2);
     assert!(ran.stdout.contains("topology.yaml:10:5"), "{}", ran.stdout);
@@ -148,10 +149,9 @@ fn variables_are_set_on_the_command_line_and_unknown_ones_are_errors() {
     let machine = machine();
     machine.write(
         "topology.yaml",
-        &FILE.replace("maxLength: 100", "maxLength: ${ limit }").replace(
-            "exchanges:",
-            "variables: {limit: 5}\nexchanges:",
-        ),
+        &FILE
+            .replace("maxLength: 100", "maxLength: ${ limit }")
+            .replace("exchanges:", "variables: {limit: 5}\nexchanges:"),
     );
     assert!(machine.run("topology render").ok().contains("maxLength: 5"));
     assert!(machine.run("topology render --set limit=7").ok().contains("maxLength: 7"));

@@ -4,6 +4,7 @@
     dead_code,
     unreachable_pub,
     clippy::unwrap_used,
+    clippy::needless_pass_by_value,
     clippy::allow_attributes,
     reason = "each test file compiles this module for itself and uses another part of it"
 )]

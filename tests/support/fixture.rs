@@ -71,6 +71,7 @@ impl Fixture {
         let target = Target {
             url: url.parse().unwrap(),
             management,
+            vhost: None,
             tls: TlsOptions::default(),
             timeout: Duration::from_secs(20),
             client_name: "nexusctl tests".to_owned(),

@@ -185,11 +185,8 @@ impl Envelope {
         let headers = if flags & (1 << 10) != 0 { Some(reader.table(0)?) } else { None };
         let delivery_mode = if flags & (1 << 11) != 0 { Some(reader.byte()?) } else { None };
         let priority = if flags & (1 << 12) != 0 { Some(reader.byte()?) } else { None };
-        let timestamp = if flags & (1 << 13) != 0 {
-            Some(u64::from_le_bytes(reader.array()?))
-        } else {
-            None
-        };
+        let timestamp =
+            if flags & (1 << 13) != 0 { Some(u64::from_le_bytes(reader.array()?)) } else { None };
         let [
             content_type,
             content_encoding,

@@ -10,9 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
 use crate::broker::definition::QueueType;
 use crate::broker::error::{BrokerError, ErrorKind};
-use crate::broker::port::{
-    Consumer, ConsumerOptions, Delivery, DeliveryTag, Settled, Settlement,
-};
+use crate::broker::port::{Consumer, ConsumerOptions, Delivery, DeliveryTag, Settled, Settlement};
 use crate::message::{FieldValue, Message};
 use crate::storage::Durability;
 
@@ -63,7 +61,8 @@ impl EmbeddedConsumer {
                 if info.queue_type == QueueType::Classic
                     && (exclusive || (consumer.exclusive && (others > 0 || single)))
                 {
-                    let text = format!("queue '{name}' in vhost '{}' in exclusive use", engine.vhost);
+                    let text =
+                        format!("queue '{name}' in vhost '{}' in exclusive use", engine.vhost);
                     return Err(BrokerError::new(ErrorKind::AccessRefused, words, text.clone())
                         .reply(403, format!("ACCESS_REFUSED - {text}"))
                         .into());
@@ -212,6 +211,10 @@ impl Consumer for EmbeddedConsumer {
 
     async fn close(mut self: Box<Self>) -> Result<(), BrokerError> {
         self.closed = true;
+        if self.shared.is_closed() {
+            // The broker has given back already what this consumer held.
+            return Ok(());
+        }
         let (id, queue) = (self.id, self.queue_id);
         self.shared
             .call(

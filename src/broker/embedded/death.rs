@@ -81,7 +81,9 @@ pub(super) fn bury(
     let headers = envelope.properties.headers_mut();
     if counts_in_properties && !died_before {
         // What the publisher wrote there is not a history.
-        for name in ["x-death", "x-first-death-queue", "x-first-death-reason", "x-first-death-exchange"] {
+        for name in
+            ["x-death", "x-first-death-queue", "x-first-death-reason", "x-first-death-exchange"]
+        {
             headers.remove(name);
         }
     }
@@ -135,7 +137,8 @@ pub(super) fn bury(
 /// Whether a message that died without being rejected has been in `target` before and has not been
 /// rejected since: it would go round for ever, and is dropped.
 pub(super) fn is_cycle(headers: Option<&FieldTable>, target: &str) -> bool {
-    let Some(FieldValue::Array(entries)) = headers.and_then(|headers| headers.get("x-death")) else {
+    let Some(FieldValue::Array(entries)) = headers.and_then(|headers| headers.get("x-death"))
+    else {
         return false;
     };
     for entry in entries {
@@ -214,7 +217,9 @@ mod tests {
         for (version, count, first) in [(V3, 42, "forged"), (V4, 1, "q")] {
             let mut envelope = Envelope::default();
             envelope.properties.headers = Some(
-                FieldTable::new().with("x-death", forged.clone()).with("x-first-death-queue", "forged"),
+                FieldTable::new()
+                    .with("x-death", forged.clone())
+                    .with("x-first-death-queue", "forged"),
             );
             bury(&mut envelope, death("q", Reason::Rejected), false, version);
             assert_eq!(first_entry(&envelope).get("count"), Some(&FieldValue::Int64(count)));
@@ -235,7 +240,10 @@ mod tests {
             let mut envelope = Envelope { hidden_keys: vec!["b".into()], ..Envelope::default() };
             envelope.properties.headers = Some(headers.clone());
             let mut again = envelope.clone();
-            assert_eq!(bury(&mut envelope, death("q", Reason::Rejected), false, version), ["c", "b"]);
+            assert_eq!(
+                bury(&mut envelope, death("q", Reason::Rejected), false, version),
+                ["c", "b"]
+            );
             assert!(envelope.properties.header("CC").is_some());
             let named = Death { routing_key: Some("dead"), ..death("q", Reason::Rejected) };
             assert!(bury(&mut again, named, false, version).is_empty());

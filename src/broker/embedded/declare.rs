@@ -23,12 +23,22 @@ fn refusal(kind: ErrorKind, change: &str, code: u16, name: &str, text: &str) -> 
     BrokerError::new(kind, change, text).reply(code, format!("{name} - {text}")).into()
 }
 
+/// A 406. Whether the request is wrong by itself or only here is not in RabbitMQ's code, but in its
+/// words.
 fn precondition(change: &str, text: &str) -> Fault {
-    refusal(ErrorKind::PreconditionFailed, change, 406, "PRECONDITION_FAILED", text)
+    let wrong_by_itself = text.starts_with("invalid ") || text.contains("routing_key_but_no_dlx");
+    let kind = if wrong_by_itself { ErrorKind::Invalid } else { ErrorKind::PreconditionFailed };
+    refusal(kind, change, 406, "PRECONDITION_FAILED", text)
 }
 
+/// A 403. Reserved names are nobody's to declare: that is not about the login.
 fn refused_access(change: &str, text: &str) -> Fault {
-    refusal(ErrorKind::AccessRefused, change, 403, "ACCESS_REFUSED", text)
+    let kind = if text.contains("reserved prefix") {
+        ErrorKind::Invalid
+    } else {
+        ErrorKind::AccessRefused
+    };
+    refusal(kind, change, 403, "ACCESS_REFUSED", text)
 }
 
 fn unsupported(change: &str, cause: &str, hint: &str) -> Fault {
@@ -80,11 +90,7 @@ impl Engine {
     }
 
     /// Carries out one change.
-    pub(super) fn change(
-        &mut self,
-        store: Store<'_>,
-        change: &Change,
-    ) -> Result<Changed, Fault> {
+    pub(super) fn change(&mut self, store: Store<'_>, change: &Change) -> Result<Changed, Fault> {
         let attempted = change.to_string();
         match change {
             Change::DeclareExchange(exchange) => {
@@ -120,7 +126,9 @@ impl Engine {
             Change::Bind(binding) => self.bind(store, &attempted, binding)?,
             Change::Unbind(binding) => self.unbind(store, &attempted, binding)?,
             Change::PutPolicy(policy) => self.put_policy(store, &attempted, policy, false)?,
-            Change::PutOperatorPolicy(policy) => self.put_policy(store, &attempted, policy, true)?,
+            Change::PutOperatorPolicy(policy) => {
+                self.put_policy(store, &attempted, policy, true)?;
+            }
             Change::DeletePolicy(name) => {
                 store.delete_policy(self.vhost_id, false, name.as_str())?;
                 self.policies_changed(store)?;
@@ -306,12 +314,8 @@ impl Engine {
             }
             _ => format!("invalid arg {of}: {}", problem.message),
         };
-        let mut error = BrokerError::new(
-            ErrorKind::PreconditionFailed,
-            attempted,
-            problem.message.clone(),
-        )
-        .reply(406, format!("PRECONDITION_FAILED - {text}"));
+        let mut error = BrokerError::new(ErrorKind::Invalid, attempted, problem.message.clone())
+            .reply(406, format!("PRECONDITION_FAILED - {text}"));
         if let Some(hint) = &problem.hint {
             error = error.hint(hint.clone());
         }
@@ -336,7 +340,8 @@ impl Engine {
             ("auto_delete", wanted.auto_delete, current.auto_delete),
         ] {
             if wanted != current {
-                let text = format!("{}: received '{wanted}' but current is '{current}'", of(argument));
+                let text =
+                    format!("{}: received '{wanted}' but current is '{current}'", of(argument));
                 return Err(precondition(attempted, &text));
             }
         }
@@ -598,12 +603,9 @@ impl Engine {
         if let Some(problem) =
             check_policy(policy, operator, self.version).iter().find(|problem| problem.refused)
         {
-            let mut error = BrokerError::new(
-                ErrorKind::Invalid,
-                attempted,
-                problem.message.clone(),
-            )
-            .reply(400, format!("Validation failed: {}", problem.message));
+            let mut error =
+                BrokerError::new(ErrorKind::Invalid, attempted, problem.message.clone())
+                    .reply(400, format!("Validation failed: {}", problem.message));
             if let Some(hint) = &problem.hint {
                 error = error.hint(hint.clone());
             }

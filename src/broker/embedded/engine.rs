@@ -9,6 +9,7 @@
 //! - What the time does (expiry) is done before a request is looked at, in the order in which it
 //!   would have happened, by the clock that was handed in.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -121,7 +122,11 @@ pub(super) trait Call: Send {
 /// What is asked of the engine.
 pub(super) enum Request {
     Publish(Box<Publication>),
-    Settle { consumer: i64, tag: u64, how: Settlement },
+    Settle {
+        consumer: i64,
+        tag: u64,
+        how: Settlement,
+    },
     Call(Durability, Box<dyn Call>),
     /// Look whether something is to be done.
     Tick,
@@ -181,7 +186,6 @@ pub(super) struct QueueInfo {
     pub(super) id: i64,
     pub(super) definition: QueueDefinition,
     pub(super) queue_type: QueueType,
-    pub(super) owner: Option<i64>,
     pub(super) effective: EffectiveQueue,
     ttl_ms: Option<u64>,
     expires_ms: Option<u64>,
@@ -543,16 +547,13 @@ impl Engine {
 
     fn info_of(&mut self, store: Store<'_>, row: QueueRow) -> Result<Arc<QueueInfo>, Fault> {
         let id = row.id;
-        let owner = row.owner;
-        let queue_type: QueueType =
-            row.queue_type.parse().map_err(|_| damaged(Damaged))?;
+        let queue_type: QueueType = row.queue_type.parse().map_err(|_| damaged(Damaged))?;
         let definition = queue_of(row)?;
         let version = self.version;
         let effective = effective_queue(&definition, queue_type, self.policies(store)?, version);
         Ok(Arc::new(QueueInfo {
             id,
             queue_type,
-            owner,
             ttl_ms: effective.message_ttl_ms(),
             expires_ms: effective.expires_ms(),
             max_length: effective.max_length(),
@@ -601,34 +602,32 @@ impl Engine {
     }
 
     fn counters(&mut self, store: Store<'_>, queue: i64) -> Result<&mut Counters, Fault> {
-        if !self.counters.contains_key(&queue) {
-            let clock = store.clock(queue)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-            let lanes = store
-                .lanes(queue)?
-                .into_iter()
-                .map(|lane| Lane {
-                    row: lane.id,
-                    rank: lane.rank,
-                    next: lane.next,
-                    ready: lane.ready,
-                    unacked: lane.unacked,
-                    bytes: lane.bytes,
-                    dirty: false,
-                })
-                .collect();
-            self.counters.insert(
-                queue,
-                Counters {
-                    lanes,
-                    due_at: clock.due_at,
-                    may_expire: clock.may_expire,
-                    unused_since: clock.unused_since,
-                    turn: clock.turn,
-                    dirty: false,
-                },
-            );
-        }
-        self.counters.get_mut(&queue).ok_or(Fault::Sql(rusqlite::Error::InvalidQuery))
+        let entry = match self.counters.entry(queue) {
+            Entry::Occupied(entry) => return Ok(entry.into_mut()),
+            Entry::Vacant(entry) => entry,
+        };
+        let clock = store.clock(queue)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        let lanes = store
+            .lanes(queue)?
+            .into_iter()
+            .map(|lane| Lane {
+                row: lane.id,
+                rank: lane.rank,
+                next: lane.next,
+                ready: lane.ready,
+                unacked: lane.unacked,
+                bytes: lane.bytes,
+                dirty: false,
+            })
+            .collect();
+        Ok(entry.insert(Counters {
+            lanes,
+            due_at: clock.due_at,
+            may_expire: clock.may_expire,
+            unused_since: clock.unused_since,
+            turn: clock.turn,
+            dirty: false,
+        }))
     }
 
     /// Ready and unacknowledged messages.
@@ -899,7 +898,11 @@ impl Engine {
     // --- order ---
 
     /// The lane that is served next and how many messages in a row come from it.
-    fn next_run(&mut self, store: Store<'_>, info: &QueueInfo) -> Result<Option<(usize, i64)>, Fault> {
+    fn next_run(
+        &mut self,
+        store: Store<'_>,
+        info: &QueueInfo,
+    ) -> Result<Option<(usize, i64)>, Fault> {
         let quorum = info.is_quorum();
         let counters = self.counters(store, info.id)?;
         let turn = counters.turn;
@@ -916,7 +919,13 @@ impl Engine {
         }
     }
 
-    fn advance_turn(&mut self, store: Store<'_>, info: &QueueInfo, rank: i64, by: i64) -> Result<(), Fault> {
+    fn advance_turn(
+        &mut self,
+        store: Store<'_>,
+        info: &QueueInfo,
+        rank: i64,
+        by: i64,
+    ) -> Result<(), Fault> {
         if info.is_quorum() && rank != RETURNED && self.capabilities.quorum_priorities {
             let counters = self.counters(store, info.id)?;
             counters.turn = (counters.turn + by) % 3;
@@ -1045,11 +1054,7 @@ impl Engine {
     }
 
     /// Works out when the time will do something to the queue.
-    pub(super) fn refresh_due(
-        &mut self,
-        store: Store<'_>,
-        info: &QueueInfo,
-    ) -> Result<(), Fault> {
+    pub(super) fn refresh_due(&mut self, store: Store<'_>, info: &QueueInfo) -> Result<(), Fault> {
         let counters = self.counters(store, info.id)?;
         let undelivered =
             counters.lanes.iter().any(|lane| lane.rank == UNDELIVERED && lane.ready > 0);
@@ -1316,7 +1321,8 @@ impl Engine {
             } else {
                 usize::try_from(ready).unwrap_or(1) / (equal.len() * 4)
             };
-            let Some((id, _, _, room)) = equal.iter().min_by_key(|(id, _, served, _)| (*served, *id))
+            let Some((id, _, _, room)) =
+                equal.iter().min_by_key(|(id, _, served, _)| (*served, *id))
             else {
                 break;
             };
@@ -1894,9 +1900,6 @@ pub(super) fn policy_of(row: PolicyRow) -> Result<PolicyDefinition, Fault> {
 /// The header that says how often a quorum queue got a message back.
 pub(super) fn show_count(envelope: &mut Envelope, count: Option<i64>) {
     if let Some(count) = count {
-        envelope
-            .properties
-            .headers_mut()
-            .insert("x-delivery-count", FieldValue::Int64(count));
+        envelope.properties.headers_mut().insert("x-delivery-count", FieldValue::Int64(count));
     }
 }

@@ -50,12 +50,9 @@ impl EmbeddedLock {
             })
             .await?;
         match taken {
-            Ok(token) => Ok(Box::new(EmbeddedLock {
-                shared,
-                name: name.to_owned(),
-                token,
-                released: false,
-            })),
+            Ok(token) => {
+                Ok(Box::new(EmbeddedLock { shared, name: name.to_owned(), token, released: false }))
+            }
             Err(holder) => Err(LockError::Held { holder: Some(holder) }),
         }
     }
@@ -97,9 +94,8 @@ impl Drop for EmbeddedLock {
     fn drop(&mut self) {
         if !self.released {
             let (name, token) = (self.name.clone(), self.token);
-            self.shared.tell(move |engine, store| {
-                Ok(store.delete_lock(engine.vhost_id, &name, token)?)
-            });
+            self.shared
+                .tell(move |engine, store| Ok(store.delete_lock(engine.vhost_id, &name, token)?));
         }
     }
 }

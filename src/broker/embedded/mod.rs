@@ -30,6 +30,8 @@ mod shared;
 mod store;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
@@ -231,12 +233,7 @@ impl Broker for EmbeddedBroker {
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
-        self.shared
-            .call("close the embedded broker", Durability::Disk, |engine, store| {
-                let session = engine.session;
-                engine.end_session(store, session)
-            })
-            .await
+        self.shared.close().await
     }
 }
 
@@ -268,10 +265,9 @@ fn snapshot(
         if operator { operator_policies.push(policy) } else { policies.push(policy) }
     }
     let default_queue_type = if engine.capabilities.default_queue_type {
-        engine.default_queue_type.or(engine
-            .capabilities
-            .reads_back_classic
-            .then_some(QueueType::Classic))
+        engine
+            .default_queue_type
+            .or(engine.capabilities.reads_back_classic.then_some(QueueType::Classic))
     } else {
         None
     };
@@ -304,9 +300,8 @@ fn storage_fault(file: &StateFile, fault: Fault) -> StorageError {
     match fault {
         Fault::Storage(error) => error,
         Fault::Sql(error) => file.fault(&error),
-        Fault::Broker(error) => StorageError::Statement {
-            path: file.path().to_owned(),
-            cause: error.to_string(),
-        },
+        Fault::Broker(error) => {
+            StorageError::Statement { path: file.path().to_owned(), cause: error.to_string() }
+        }
     }
 }

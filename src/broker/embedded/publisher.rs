@@ -102,9 +102,8 @@ impl EmbeddedPublisher {
     }
 
     fn pack(&self, publish: Publish) -> Result<Publication, BrokerError> {
-        let attempted = || {
-            format!("publish to exchange `{}` by `{}`", publish.exchange, publish.routing_key)
-        };
+        let attempted =
+            || format!("publish to exchange `{}` by `{}`", publish.exchange, publish.routing_key);
         let refuse = |text: String| {
             BrokerError::new(ErrorKind::Invalid, attempted(), text.clone())
                 .reply(406, format!("PRECONDITION_FAILED - {text}"))
@@ -118,11 +117,10 @@ impl EmbeddedPublisher {
         }
         let mut properties = publish.message.properties;
         let ttl_ms = match &properties.expiration {
-            Some(text) => {
-                Some(read_expiration(text).map_err(|why| {
-                    refuse(format!("invalid expiration '{text}': {why}"))
-                })?)
-            }
+            Some(text) => Some(
+                read_expiration(text)
+                    .map_err(|why| refuse(format!("invalid expiration '{text}': {why}")))?,
+            ),
             None => None,
         };
         let keys = sender_keys(properties.headers.as_ref()).map_err(|(name, kind)| {
@@ -192,6 +190,9 @@ impl Publisher for EmbeddedPublisher {
                 Some(outcome) => self.kept.push_back(outcome),
                 None => break,
             }
+        }
+        if self.shared.is_closed() {
+            return Err(super::closed("publish"));
         }
         let publication = self.pack(publish)?;
         let ticket = publication.ticket;

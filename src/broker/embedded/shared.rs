@@ -27,6 +27,7 @@ pub(super) struct Shared {
     engine: Mutex<Engine>,
     inbox: Mutex<Vec<Request>>,
     scheduled: AtomicBool,
+    closed: AtomicBool,
     lookout: Arc<Lookout>,
     // Held for its lock: others see this process end by it.
     _session: Session,
@@ -71,6 +72,7 @@ impl Shared {
             engine: Mutex::new(engine),
             inbox: Mutex::new(Vec::new()),
             scheduled: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             lookout: Arc::clone(&lookout),
             _session: session,
         });
@@ -95,8 +97,37 @@ impl Shared {
         }
     }
 
+    /// Whether the broker was closed: its session is over, so nothing may be held by it any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Gives back everything that this session holds; nothing new is taken from here on.
+    pub(super) async fn close(self: &Arc<Self>) -> Result<(), BrokerError> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.ask("close the embedded broker", Durability::Disk, |engine, store| {
+            let session = engine.session;
+            engine.end_session(store, session)
+        })
+        .await
+    }
+
     /// Asks the engine something and waits for the answer, at most for the time-out.
     pub(super) async fn call<T: Send + 'static>(
+        self: &Arc<Self>,
+        attempted: &str,
+        durability: Durability,
+        work: impl FnOnce(&mut Engine, Store<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        if self.is_closed() {
+            return Err(super::closed(attempted));
+        }
+        self.ask(attempted, durability, work).await
+    }
+
+    async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         attempted: &str,
         durability: Durability,

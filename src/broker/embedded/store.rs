@@ -413,11 +413,7 @@ impl Store<'_> {
     }
 
     pub(super) fn queue(self, id: i64) -> Result<Option<QueueRow>> {
-        self.one(
-            &format!("SELECT {QUEUE_COLUMNS} FROM broker_queue WHERE id = ?"),
-            [id],
-            queue_row,
-        )
+        self.one(&format!("SELECT {QUEUE_COLUMNS} FROM broker_queue WHERE id = ?"), [id], queue_row)
     }
 
     pub(super) fn queue_named(self, vhost: i64, name: &str) -> Result<Option<QueueRow>> {
@@ -848,9 +844,7 @@ impl Store<'_> {
     }
 
     pub(super) fn has_consumer(self, id: i64) -> Result<bool> {
-        Ok(self
-            .one("SELECT 1 FROM broker_consumer WHERE id = ?", [id], |_| Ok(()))?
-            .is_some())
+        Ok(self.one("SELECT 1 FROM broker_consumer WHERE id = ?", [id], |_| Ok(()))?.is_some())
     }
 
     /// How many consumers a queue has, whether one is exclusive, and the first of them.

@@ -28,11 +28,7 @@ struct Bench {
 }
 
 fn options(like: Version) -> EmbeddedOptions {
-    EmbeddedOptions {
-        like,
-        vhost: VhostName::new("/").unwrap(),
-        timeout: Duration::from_secs(20),
-    }
+    EmbeddedOptions { like, vhost: VhostName::new("/").unwrap(), timeout: Duration::from_secs(20) }
 }
 
 async fn open(path: &Path, like: Version, clock: Arc<FixedClock>) -> Arc<EmbeddedBroker> {
@@ -89,7 +85,7 @@ fn binding(source: &str, queue: &str, key: &str) -> Change {
     })
 }
 
-fn policy(name: &str, pattern: &str, definition: serde_json::Value) -> Change {
+fn policy(name: &str, pattern: &str, definition: &serde_json::Value) -> Change {
     Change::PutPolicy(PolicyDefinition {
         name: PolicyName::new(name).unwrap(),
         pattern: pattern.to_owned(),
@@ -401,7 +397,7 @@ async fn a_policy_limit_takes_effect_on_what_is_there() {
         hold(&mut consumer, 1).await;
         consumer.close().await.unwrap();
     }
-    b.change(policy("p", "^q$", json!({"delivery-limit": 2}))).await;
+    b.change(policy("p", "^q$", &json!({"delivery-limit": 2}))).await;
     assert_eq!(lives(&b, true).await.0, 1);
 }
 
@@ -619,7 +615,8 @@ async fn max_length_bytes_counts_bodies() {
 #[tokio::test]
 async fn automatic_cycles_end_and_rejecting_ones_go_on() {
     let b = bench(V4).await;
-    let to_itself = |queue| with(with(queue, "x-dead-letter-exchange", ""), "x-dead-letter-routing-key", "q");
+    let to_itself =
+        |queue| with(with(queue, "x-dead-letter-exchange", ""), "x-dead-letter-routing-key", "q");
     b.declare(to_itself(with(classic("q"), "x-message-ttl", 100))).await;
     b.publish("q", &["m"]).await;
     for round in 1..4 {
@@ -641,7 +638,12 @@ async fn automatic_cycles_end_and_rejecting_ones_go_on() {
 #[tokio::test]
 async fn a_retry_loop_with_a_rejection_goes_on() {
     let b = bench(V4).await;
-    b.declare(with(with(quorum("q"), "x-dead-letter-exchange", ""), "x-dead-letter-routing-key", "retry")).await;
+    b.declare(with(
+        with(quorum("q"), "x-dead-letter-exchange", ""),
+        "x-dead-letter-routing-key",
+        "retry",
+    ))
+    .await;
     b.declare(with(
         with(with(classic("retry"), "x-message-ttl", 100), "x-dead-letter-exchange", ""),
         "x-dead-letter-routing-key",
@@ -1017,4 +1019,101 @@ async fn two_brokers_on_one_file_share_queues_and_wake_each_other() {
     let all_back = async { while b.depth("q").await < 2 {} };
     tokio::time::timeout(Duration::from_secs(10), all_back).await.unwrap();
     assert_eq!(b.drain("q").await, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_full_disk_gives_the_message_back_with_the_reason_and_harms_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = StateFile::open(
+        &directory.path().join("state.db"),
+        &[ROOM],
+        Options { max_pages: Some(100), ..Options::default() },
+    )
+    .unwrap();
+    let clock = Arc::new(FixedClock::at(Timestamp::from_unix_ms(1)));
+    let broker = EmbeddedBroker::on(file, options(V4), Arc::<FixedClock>::clone(&clock)).await;
+    let b = Bench { broker: broker.unwrap(), clock, directory };
+    b.declare(classic("q")).await;
+    let large = || Message { body: vec![1; 20_000], ..text("") };
+    let mut kept = 0;
+    let refused = loop {
+        match b.publish_to("", "q", large()).await {
+            Outcome::Confirmed => kept += 1,
+            other => break other,
+        }
+    };
+    match refused {
+        Outcome::Returned { code: 506, text } => assert!(text.contains("no space left"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(kept > 5);
+    assert_eq!(b.drain("q").await.len(), kept);
+    assert_eq!(b.publish_to("", "q", large()).await, Outcome::Confirmed);
+}
+
+#[tokio::test]
+async fn alternates_and_bindings_between_exchanges_lead_to_queues() {
+    let b = bench(V4).await;
+    let mut source = ExchangeDefinition::durable(x("source"), ExchangeKind::Direct);
+    source.arguments.insert("alternate-exchange", "rest");
+    b.change(Change::DeclareExchange(source)).await;
+    let rest = ExchangeDefinition::durable(x("rest"), ExchangeKind::Fanout);
+    b.change(Change::DeclareExchange(rest)).await;
+    b.declare(classic("q")).await;
+    b.declare(classic("left")).await;
+    b.change(Change::Bind(BindingDefinition {
+        source: x("source"),
+        destination: Destination::Exchange(x("amq.topic")),
+        routing_key: RoutingKey::new("a.b").unwrap(),
+        arguments: FieldTable::new(),
+    }))
+    .await;
+    b.change(binding("amq.topic", "q", "a.*")).await;
+    b.change(binding("rest", "left", "")).await;
+    assert_eq!(b.publish_to("source", "a.b", text("1")).await, Outcome::Confirmed);
+    assert_eq!(b.publish_to("source", "other", text("2")).await, Outcome::Confirmed);
+    assert_eq!((b.drain("q").await, b.drain("left").await), (vec!["1".into()], vec!["2".into()]));
+    // The alternate can come from a policy too, and goes with it.
+    b.change(policy("alternate", "^amq.topic$", &json!({"alternate-exchange": "rest"}))).await;
+    assert_eq!(b.publish_to("amq.topic", "none", text("3")).await, Outcome::Confirmed);
+    b.change(Change::DeletePolicy(PolicyName::new("alternate").unwrap())).await;
+    let outcome = b.publish_to("amq.topic", "none", text("4")).await;
+    assert!(matches!(outcome, Outcome::Returned { code: 312, .. }));
+}
+
+#[tokio::test]
+async fn policies_limit_what_is_there_and_win_or_lose_by_the_rules() {
+    let b = bench(V4).await;
+    b.declare(with(classic("q"), "x-max-length", 8)).await;
+    b.publish("q", &TEN).await;
+    assert_eq!(b.depth("q").await, 8);
+    b.change(policy("p", "^q$", &json!({"max-length": 3}))).await;
+    assert_eq!(b.drain("q").await, ["7", "8", "9"]);
+    let snapshot = b.broker.inspect().await.unwrap();
+    assert_eq!(snapshot.queues[0].policy.as_deref(), Some("p"));
+    assert_eq!(snapshot.policies.len(), 1);
+}
+
+#[tokio::test]
+async fn a_large_queue_is_handed_out_within_bounds() {
+    let b = bench(V4).await;
+    b.declare(classic("q")).await;
+    let mut publisher = b.broker.publisher(PublisherOptions::default()).await.unwrap();
+    for _ in 0..40 {
+        let message = Message { body: vec![7; 1 << 20], ..text("") };
+        let routing_key = RoutingKey::new("q").unwrap();
+        publisher.send(Publish { exchange: x(""), routing_key, message }).await.unwrap();
+    }
+    while let Some((_, outcome)) = publisher.outcome().await {
+        assert_eq!(outcome, Outcome::Confirmed);
+    }
+    let mut consumer = b.consume("q", 1000).await;
+    let held = b.unacked("q").await;
+    assert!((1..=24).contains(&held), "{held} MiB at once");
+    for _ in 0..40 {
+        let delivery = within(consumer.next()).await.unwrap();
+        consumer.settle(delivery.tag, Settlement::Ack).await.unwrap();
+    }
+    consumer.flush().await.unwrap();
+    assert_eq!((b.depth("q").await, b.unacked("q").await), (0, 0));
 }

@@ -262,11 +262,9 @@ impl Consumer for RabbitConsumer {
             )
             .hint("those it did not take come again"));
         }
-        if !self.unflushed {
-            return Ok(());
-        }
         let Some(subscription) = &self.subscription else { return Ok(()) };
-        // Any request that the broker answers will do: it handles a channel's requests in order.
+        // Any request that the broker answers will do: it handles a channel's requests in order, and
+        // what it had delivered before is here before its answer.
         let qos = subscription
             .channel
             .basic_qos(self.options.prefetch, BasicQosOptions { global: false });
@@ -275,8 +273,18 @@ impl Consumer for RabbitConsumer {
         Ok(())
     }
 
+    async fn pause(&mut self) -> Result<(), BrokerError> {
+        let Some(subscription) = &self.subscription else { return Ok(()) };
+        let attempted = format!("pause the consumer of queue `{}`", self.queue);
+        let tag = subscription.deliveries.tag();
+        let cancel = subscription.channel.basic_cancel(tag, BasicCancelOptions::default());
+        subscription.link.ask(&attempted, cancel).await?;
+        Ok(())
+    }
+
     async fn close(mut self: Box<Self>) -> Result<(), BrokerError> {
-        let flushed = self.flush().await;
+        let flushed =
+            if self.unflushed || self.lost_settlements { self.flush().await } else { Ok(()) };
         let Some(subscription) = self.subscription.take() else { return flushed };
         if !subscription.channel.status().connected() {
             return flushed;

@@ -64,7 +64,9 @@ pub(super) async fn take(
         Err(error) if error.kind == ErrorKind::Locked => {
             link.close().await;
             let holder = match management {
-                Some(management) => management.queue_arguments(&queue).await.and_then(read_holder),
+                Some(management) => {
+                    management.queue_arguments(&queue).await.as_ref().and_then(read_holder)
+                }
                 None => None,
             };
             Err(LockError::Held { holder })
@@ -73,7 +75,7 @@ pub(super) async fn take(
     }
 }
 
-fn read_holder(arguments: FieldTable) -> Option<LockHolder> {
+fn read_holder(arguments: &FieldTable) -> Option<LockHolder> {
     let text = |key: &str| arguments.get(key).and_then(FieldValue::as_text).map(str::to_owned);
     Some(LockHolder { who: text(HOLDER)?, since: text(SINCE)?.parse().ok()? })
 }

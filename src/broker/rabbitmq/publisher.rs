@@ -23,6 +23,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::time::{Instant, timeout_at};
 
@@ -476,8 +477,8 @@ impl Print {
             returned.delivery.exchange.as_str(),
             returned.delivery.routing_key.as_str(),
             &returned.delivery.data,
-            properties.message_id().as_ref().map(|id| id.as_str()),
-            properties.correlation_id().as_ref().map(|id| id.as_str()),
+            properties.message_id().as_ref().map(ShortString::as_str),
+            properties.correlation_id().as_ref().map(ShortString::as_str),
         )
     }
 }

@@ -17,8 +17,10 @@ use super::topology::files::SetArgs;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
-#[command(after_help = "Needs no broker. Status 2 when something is wrong; all findings at once.\n\n\
-    Examples:\n  nexusctl check\n  nexusctl check --strict --target 3.10 -o json")]
+#[command(
+    after_help = "Needs no broker. Status 2 when something is wrong; all findings at once.\n\n\
+    Examples:\n  nexusctl check\n  nexusctl check --strict --target 3.10 -o json"
+)]
 pub struct CheckArgs {
     /// Let warnings count as errors
     #[arg(long)]
@@ -41,8 +43,12 @@ pub(super) fn run(args: CheckArgs, session: &mut Session) -> Result<ExitStatus, 
         (None, None) => Project::root_around(&session.cwd),
     };
     let Some(root) = root else {
-        return Err(CliError::input("there is no project here: no nexus.yaml in this directory or above")
-            .hint("`nexusctl init` makes one; `nexusctl topology validate FILE` checks a single file"));
+        return Err(CliError::input(
+            "there is no project here: no nexus.yaml in this directory or above",
+        )
+        .hint(
+            "`nexusctl init` makes one; `nexusctl topology validate FILE` checks a single file",
+        ));
     };
     let checked = check(&root, &set.values(), target);
     let subject = count(checked.files.len() as u64, "file");

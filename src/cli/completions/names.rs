@@ -131,7 +131,9 @@ impl Source {
         let mut session = self.session();
         if kind == Kind::Context {
             let contexts = session.config_path().and_then(|path| Contexts::read(&path));
-            return contexts.map(|found| found.names().map(str::to_owned).collect()).unwrap_or_default();
+            return contexts
+                .map(|found| found.names().map(str::to_owned).collect())
+                .unwrap_or_default();
         }
         let (send, receive) = mpsc::channel();
         std::thread::spawn(move || {

@@ -181,7 +181,8 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         .map(|text| Filter::parse(&text))
         .transpose()
         .map_err(|error| CliError::usage(format!("--filter: {error}")))?;
-    let is_document = session.ui.format == OutputFormat::Json && !shape.raw && shape.format.is_none();
+    let is_document =
+        session.ui.format == OutputFormat::Json && !shape.raw && shape.format.is_none();
     let format = format_of(shape, session.ui.format)?;
     let target = Target::of(session)?;
     let changes = match ack {
@@ -297,7 +298,11 @@ fn unescape(text: &str) -> Result<Vec<u8>, String> {
                 Some('t') => '\t',
                 Some('0') => '\0',
                 Some('\\') => '\\',
-                _ => return Err(format!("--delimiter `{text}`: only \\n \\r \\t \\0 \\\\ are known")),
+                _ => {
+                    return Err(format!(
+                        "--delimiter `{text}`: only \\n \\r \\t \\0 \\\\ are known"
+                    ));
+                }
             },
             c => c,
         };
@@ -307,12 +312,7 @@ fn unescape(text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// The delivery limit of the queue, so that holding its messages does not use up their last life.
-async fn lives(
-    broker: &dyn Broker,
-    queue: &QueueName,
-    keep: u64,
-    session: &mut Session,
-) -> Lives {
+async fn lives(broker: &dyn Broker, queue: &QueueName, keep: u64, session: &mut Session) -> Lives {
     match broker.inspect().await {
         Ok(snapshot) => {
             let view = TopologyView::of_snapshot(&snapshot);

@@ -17,8 +17,10 @@ pub use view::InitView;
 
 /// Arguments of `init`.
 #[derive(Debug, Args)]
-#[command(after_help = "Writes nexus.yaml, a commented topology.yaml and .gitignore; never overwrites.\
-    \n\nExamples:\n  nexusctl init shop\n  nexusctl init shop --preset plain --dry-run")]
+#[command(
+    after_help = "Writes nexus.yaml, a commented topology.yaml and .gitignore; never overwrites.\
+    \n\nExamples:\n  nexusctl init shop\n  nexusctl init shop --preset plain --dry-run"
+)]
 pub struct InitArgs {
     /// The directory; the working directory when left out
     #[arg(value_name = "DIR")]

@@ -236,7 +236,8 @@ pub(super) fn run(args: PublishArgs, session: &mut Session) -> Result<ExitStatus
     let target = Target::of(session)?;
     let rate = match rate {
         Some(rate) => Some(
-            Pace::new(rate).ok_or_else(|| CliError::usage(format!("there is no rate of {rate}")))?,
+            Pace::new(rate)
+                .ok_or_else(|| CliError::usage(format!("there is no rate of {rate}")))?,
         ),
         None => None,
     };
@@ -244,8 +245,7 @@ pub(super) fn run(args: PublishArgs, session: &mut Session) -> Result<ExitStatus
     let properties = properties_of(properties, &envelope, &defaults, session)?;
     let mut random = fastrand::Rng::with_seed(seed.unwrap_or(session.seed));
     let envelope = envelope_of(envelope, &mut random)?;
-    let limits =
-        Limits { login: target.login().map(str::to_owned), ..Limits::default() };
+    let limits = Limits { login: target.login().map(str::to_owned), ..Limits::default() };
     let input = Input { exchange, key, body, file, count, template, shape };
     let total = input.total();
     let composer = Composer::new(properties, Arc::clone(&session.clock), random.fork());
@@ -285,8 +285,7 @@ pub(super) fn run(args: PublishArgs, session: &mut Session) -> Result<ExitStatus
                 bar.message(format!("{} not accepted", now.refused));
             }
         };
-        let report =
-            publish(publisher, source, options, session.stop.job(), &mut progress).await;
+        let report = publish(publisher, source, options, session.stop.job(), &mut progress).await;
         // Everything has its outcome; a connection that does not close well changes nothing.
         let _ = broker.close().await;
         Ok(report)
@@ -405,9 +404,9 @@ fn envelope_of(
     let trace = match traceparent.as_deref() {
         None => None,
         Some("new") => Some(TraceContext::new(random)),
-        Some(text) => Some(text.parse().map_err(|error| {
-            CliError::usage(format!("--traceparent: {error}"))
-        })?),
+        Some(text) => {
+            Some(text.parse().map_err(|error| CliError::usage(format!("--traceparent: {error}")))?)
+        }
     };
     Ok(Some(EnvelopeParts {
         message_type,
@@ -484,8 +483,7 @@ impl Input {
         };
         let count = count.unwrap_or(1);
         let clock = Arc::clone(&session.clock);
-        let source =
-            RepeatSource::new(exchange, key, body, count, composer, clock, random, limits);
+        let source = RepeatSource::new(exchange, key, body, count, composer, clock, random, limits);
         Ok(Box::new(match key_template {
             Some(template) => source.with_key_template(template),
             None => source,
@@ -518,8 +516,7 @@ fn show(
     let mut bad = 0u64;
     let mut text = Vec::new();
     loop {
-        let next =
-            source.next().map_err(|error| CliError::file("read the input", &error))?;
+        let next = source.next().map_err(|error| CliError::file("read the input", &error))?;
         match next {
             None => break,
             Some(Ok(item)) => {

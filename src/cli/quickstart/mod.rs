@@ -28,10 +28,12 @@ pub use view::QuickstartView;
 
 /// Arguments of `quickstart`.
 #[derive(Debug, Args)]
-#[command(after_help = "On the embedded broker, unless --broker, NEXUSCTL_BROKER or a context names \
+#[command(
+    after_help = "On the embedded broker, unless --broker, NEXUSCTL_BROKER or a context names \
     another. Everything is made under names of its own and removed again.\n\nExamples:\n  \
     nexusctl quickstart\n  nexusctl quickstart --dir demo --keep\n  \
-    nexusctl quickstart -o json")]
+    nexusctl quickstart -o json"
+)]
 pub struct QuickstartArgs {
     /// Make the project in this directory, which must not have one yet; a temporary one when left out
     #[arg(long, value_name = "DIR")]
@@ -120,8 +122,7 @@ fn attempt(
                 }
             }
         };
-        let result =
-            quickstart(broker.as_ref(), request, clock, stop.job(), &mut on_step).await;
+        let result = quickstart(broker.as_ref(), request, clock, stop.job(), &mut on_step).await;
         let _ = broker.close().await;
         match failure {
             Some(error) => Err(error),

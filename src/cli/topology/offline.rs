@@ -57,7 +57,8 @@ pub(super) fn validate(args: ValidateArgs, session: &mut Session) -> Result<Exit
         Err(FileError::Wrong(findings)) => findings,
         Err(error) => return Err(rejected(error, "")),
     };
-    let view = FindingsView::new("topology".to_owned(), &findings, strict, session.global.verbose > 0);
+    let view =
+        FindingsView::new("topology".to_owned(), &findings, strict, session.global.verbose > 0);
     session.ui.report(&view)?;
     Ok(if view.is_valid() { ExitStatus::Done } else { ExitStatus::Negative })
 }
