@@ -38,7 +38,14 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
     /// Print reports like this [env: NEXUSCTL_OUTPUT]
-    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, overrides_with = "output")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        overrides_with = "output"
+    )]
     pub output: Option<Format>,
     /// Connect to this broker: amqp://…, amqps://… or embedded:[PATH] [env: NEXUSCTL_BROKER]
     #[arg(long, global = true, value_name = "URL")]
