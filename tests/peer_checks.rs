@@ -804,9 +804,12 @@ impl Drop for OwnNode {
 #[test]
 fn a_broker_that_hangs_or_dies_is_noticed_in_time_and_no_confirmed_message_is_lost() {
     let Some(mut own) = OwnNode::start() else { return };
+    // Declared early: RabbitMQ keeps a new queue in memory for a moment before it is on the disk.
+    let place = Place::on(&own.node, "killed");
+    place.declare("q");
     hung_while_nothing_is_connected(&own);
     hung_in_the_middle(&own);
-    killed_in_the_middle(&mut own);
+    killed_in_the_middle(&mut own, &place);
 }
 
 /// What `--timeout 2s` allows, and the second that it may take on top.
@@ -862,6 +865,15 @@ fn hung_in_the_middle(own: &OwnNode) {
         }
     });
 
+    // It has written all there is, acked it, and waits for more.
+    place.declare("other");
+    place.put("other", "x\n");
+    let out = place.path("out");
+    let out_name = out.display().to_string();
+    let args = ["consume", "other", "--raw", "--out", &out_name, "--timeout", "2s"];
+    let mut consumer = Running::start(&mut place.command(&args));
+    await_bytes(&out, 2, &mut consumer);
+
     signal(own.node.pid, "-STOP");
     let began = Instant::now();
     input.write_all(b"2\n3\n").unwrap();
@@ -869,6 +881,11 @@ fn hung_in_the_middle(own: &OwnNode) {
     let ran = publish.ends_within(IN_TIME).is(6);
     assert!(began.elapsed() > Duration::from_millis(1500), "it did not wait for the confirm");
     ran.says(&["1 message confirmed, 2 of unknown outcome", "2s"]);
+
+    consumer.signal("-TERM");
+    let ran = consumer.ends_within(IN_TIME);
+    assert!(matches!(ran.status, Some(143 | 69)), "{ran:?}");
+    ran.says(&["1 message written"]);
 
     patient_input.write_all(b"b\n").unwrap();
     // The first interrupt lets it wait for what is in flight.
@@ -886,9 +903,7 @@ fn hung_in_the_middle(own: &OwnNode) {
     assert_eq!(left[..3], ["0", "1", "a"], "a confirmed message is lost");
 }
 
-fn killed_in_the_middle(own: &mut OwnNode) {
-    let place = Place::on(&own.node, "killed");
-    place.declare("q");
+fn killed_in_the_middle(own: &mut OwnNode, place: &Place) {
     let input = place.file("lines", numbers(1..20_001));
     let report = place.path("report");
     let report_name = report.display().to_string();
