@@ -338,7 +338,7 @@ fn confirmed_lines(report: &Path) -> BTreeSet<u64> {
 
 /// The number before ` after` in a text.
 fn number_before(text: &str, after: &str) -> Option<u64> {
-    text.split_once(after)?.0.rsplit(' ').next()?.trim().parse().ok()
+    text.split_once(after)?.0.rsplit([' ', '\n']).next()?.trim().parse().ok()
 }
 
 fn numbers(range: std::ops::Range<u64>) -> String {
@@ -433,19 +433,12 @@ mod checks {
         ran.says(&["m-2", "no exchange 'nowhere'", "404"]);
         // A queue that exists gets what is its own, and the status still tells of the other.
         place.declare("q");
-        let input = r#"{"routingKey":"q","body":"1"}
-{"routingKey":"missing","body":"2","properties":{"messageId":"m-3"}}
-{"routingKey":"q","body":"3"}
+        let input = br#"{"exchange":"","routingKey":"q","body":1}
+{"exchange":"","routingKey":"missing","body":2,"properties":{"messageId":"m-3"}}
+{"exchange":"","routingKey":"q","body":3}
 "#;
-        let ran = place.run_with(&["publish", "--records", "", "-o", "json"], input.as_bytes());
-        if ran.status == Some(64) {
-            // The exchange is then part of each record.
-            let input = input.replace("{\"routingKey\"", "{\"exchange\":\"\",\"routingKey\"");
-            let ran = place.run_with(&["publish", "--records"], input.as_bytes()).is(5);
-            ran.says(&["m-3", "2 messages confirmed, 1 returned"]);
-        } else {
-            ran.is(5).says(&["m-3", "\"confirmed\": 2"]);
-        }
+        let ran = place.run_with(&["publish", "--records"], input).is(5);
+        ran.says(&["m-3", "2 messages confirmed, 1 returned"]);
         assert_eq!(place.drain("q"), ["1", "3"]);
     }
 
@@ -688,4 +681,401 @@ on_every_broker! {
     an_interrupted_publish_says_where_to_go_on_exactly,
     a_signal_ends_a_waiting_consume_with_its_own_status,
     a_second_interrupt_ends_a_consume_that_is_stuck_at_once,
+}
+
+// ------------------------------------------------------------ access refused
+
+/// A user of one test, without any tag.
+struct User<'a> {
+    node: &'a Node,
+    name: String,
+}
+
+impl<'a> User<'a> {
+    fn new(vhost: &'a Vhost, permissions: Option<&str>) -> User<'a> {
+        let node = &vhost.node;
+        let name = format!("user-of-{}", vhost.name);
+        let body = r#"{"password":"secret","tags":""}"#;
+        node.http("PUT", &format!("/api/users/{name}"), Some(body)).ok();
+        if permissions.is_some() {
+            let path = format!("/api/permissions/{}/{name}", vhost.name);
+            node.http("PUT", &path, permissions).ok();
+        }
+        User { node, name }
+    }
+}
+
+impl Drop for User<'_> {
+    fn drop(&mut self) {
+        let (node, path) = (self.node.clone(), format!("/api/users/{}", self.name));
+        // On a thread, because a second panic would hide the first.
+        let _ = std::thread::spawn(move || node.http("DELETE", &path, None)).join();
+    }
+}
+
+#[test]
+fn a_refused_login_a_missing_vhost_and_a_missing_permission_say_so_with_a_hint() {
+    for node in Node::all() {
+        let mut place = Place::on(&node, "access");
+        place.declare("q");
+        place.put("q", "1\n");
+        place.file("t.yaml", "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  q: {}\n");
+        let vhost = place.vhost.take().unwrap();
+        let of_guest = place.url.clone();
+        let api_of_guest = place.management.clone().unwrap();
+        let publish = ["publish", "", "q", "hi"];
+        let consume = ["consume", "q", "--until-empty"];
+        let plan = ["topology", "plan", "t.yaml"];
+
+        place.url = of_guest.replace("guest:guest@", "guest:wrong@");
+        place.management = Some(api_of_guest.replace("guest:guest@", "guest:wrong@"));
+        for args in [&publish[..], &consume, &plan] {
+            let ran = place.run(args).is(77);
+            ran.says(&["error: cannot ", "login", "hint: check user name and password"]);
+            assert!(!ran.stderr.contains("wrong@"), "the password is shown: {}", ran.stderr);
+        }
+
+        place.url = of_guest.replace(&vhost.name, "no-such-vhost");
+        place.management = Some(api_of_guest.clone());
+        for args in [&publish[..], &consume, &plan] {
+            let ran = place.run(args);
+            ran.says(&["error: cannot ", "`no-such-vhost` does not exist", "hint: "]);
+            assert_eq!(ran.status, Some(1), "{ran:?}");
+        }
+
+        let nothing = r#"{"configure":"^$","write":"^$","read":"^$"}"#;
+        let user = User::new(&vhost, Some(nothing));
+        let login = format!("{}:secret@", user.name);
+        place.url = of_guest.replace("guest:guest@", &login);
+        place.management = Some(api_of_guest.replace("guest:guest@", &login));
+        place.run(&publish).is(77).says(&["403", "ACCESS_REFUSED", "hint: "]);
+        place.run(&consume).is(77).says(&["error: cannot consume", "`q`", "hint: "]);
+        place.run(&plan).is(77).says(&["error: ", "hint: "]);
+
+        drop(user);
+        place.url = of_guest;
+        place.management = Some(api_of_guest);
+        assert_eq!(place.drain("q"), ["1"], "something was published or taken");
+        drop(vhost);
+    }
+}
+
+// ---------------------------------------------------- a broker of one's own
+
+/// A node that only this test uses, so that it may be hung and killed.
+struct OwnNode {
+    node: Node,
+    _directory: tempfile::TempDir,
+}
+
+impl OwnNode {
+    fn start() -> Option<OwnNode> {
+        // A node for the tests tells whether this machine can run one.
+        Node::from_env("4_0")?;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node");
+        OwnNode::script(&["start", "4.0", &path.display().to_string()]);
+        let node = Node::in_directory(&path.display().to_string());
+        Some(OwnNode { node, _directory: directory })
+    }
+
+    #[track_caller]
+    fn script(args: &[&str]) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/broker.sh");
+        let output = Command::new("bash").arg(script).args(args).output().unwrap();
+        assert!(output.status.success(), "broker.sh {args:?}: {output:?}");
+    }
+
+    fn restart(&mut self) {
+        OwnNode::script(&["restart", &self.node.dir]);
+        self.node = Node::in_directory(&self.node.dir);
+    }
+}
+
+impl Drop for OwnNode {
+    fn drop(&mut self) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/broker.sh");
+        // What is stopped cannot be asked to end.
+        let _ = Command::new("kill").args(["-CONT", &self.node.pid.to_string()]).status();
+        let _ = Command::new("bash").args([script, "stop", &self.node.dir]).output();
+    }
+}
+
+#[test]
+fn a_broker_that_hangs_or_dies_is_noticed_in_time_and_no_confirmed_message_is_lost() {
+    let Some(mut own) = OwnNode::start() else { return };
+    // Declared early: RabbitMQ keeps a new queue in memory for a moment before it is on the disk.
+    let place = Place::on(&own.node, "killed");
+    place.declare("q");
+    hung_while_nothing_is_connected(&own);
+    hung_in_the_middle(&own);
+    killed_in_the_middle(&mut own, &place);
+}
+
+/// What `--timeout 2s` allows, and the second that it may take on top.
+const IN_TIME: Duration = Duration::from_secs(3);
+
+fn hung_while_nothing_is_connected(own: &OwnNode) {
+    let place = Place::on(&own.node, "hung");
+    place.declare("q");
+    place.file("t.yaml", "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  q: {}\n");
+    signal(own.node.pid, "-STOP");
+    for args in [
+        &["publish", "", "q", "hi", "--timeout", "2s"][..],
+        &["consume", "q", "--until-empty", "--timeout", "2s"],
+        &["topology", "plan", "t.yaml", "--timeout", "2s"],
+        &["topology", "export", "--timeout", "2s"],
+    ] {
+        let ran = Running::start(&mut place.command(args)).ends_within(IN_TIME);
+        assert_eq!(ran.status, Some(69), "{args:?}: {ran:?}");
+        ran.says(&["error: cannot connect", "2s", "hint: "]);
+    }
+    signal(own.node.pid, "-CONT");
+    assert_eq!(place.waiting("q"), 0);
+}
+
+fn hung_in_the_middle(own: &OwnNode) {
+    let place = Place::on(&own.node, "middle");
+    place.declare("q");
+    place.put("q", "0\n");
+
+    let mut publish = Running::start(
+        place.command(&["publish", "", "q", "--lines", "--timeout", "2s"]).stdin(Stdio::piped()),
+    );
+    let mut input = publish.child().stdin.take().unwrap();
+    input.write_all(b"1\n").unwrap();
+    place.ask(async |broker| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while depth(broker, "q").await.ready < 2 {
+            assert!(Instant::now() < end, "the first line does not arrive");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    // With an endless time-out only a second Ctrl-C ends a publish that waits for its confirm.
+    let mut patient = Running::start(
+        place.command(&["publish", "", "q", "--lines", "--timeout", "1h"]).stdin(Stdio::piped()),
+    );
+    let mut patient_input = patient.child().stdin.take().unwrap();
+    patient_input.write_all(b"a\n").unwrap();
+    place.ask(async |broker| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while depth(broker, "q").await.ready < 3 {
+            assert!(Instant::now() < end, "the first line does not arrive");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+
+    // It has written all there is, acked it, and waits for more.
+    place.declare("other");
+    place.put("other", "x\n");
+    let out = place.path("out");
+    let out_name = out.display().to_string();
+    let args = ["consume", "other", "--raw", "--out", &out_name, "--timeout", "2s"];
+    let mut consumer = Running::start(&mut place.command(&args));
+    await_bytes(&out, 2, &mut consumer);
+
+    signal(own.node.pid, "-STOP");
+    let began = Instant::now();
+    input.write_all(b"2\n3\n").unwrap();
+    drop(input);
+    let ran = publish.ends_within(IN_TIME).is(6);
+    assert!(began.elapsed() > Duration::from_millis(1500), "it did not wait for the confirm");
+    ran.says(&["1 message confirmed, 2 of unknown outcome", "2s"]);
+
+    consumer.signal("-TERM");
+    let ran = consumer.ends_within(IN_TIME);
+    assert!(matches!(ran.status, Some(143 | 69)), "{ran:?}");
+    ran.says(&["1 message written"]);
+
+    patient_input.write_all(b"b\n").unwrap();
+    // The first interrupt lets it wait for what is in flight.
+    patient.signal("-INT");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(700) {
+        assert!(!patient.has_ended(), "it did not wait: {:?}", patient.end());
+        pause();
+    }
+    patient.signal("-INT");
+    let ran = patient.ends_within(Duration::from_secs(2));
+    assert!(matches!(ran.status, Some(6 | 130)), "{ran:?}");
+    signal(own.node.pid, "-CONT");
+    let left = place.drain("q");
+    assert_eq!(left[..3], ["0", "1", "a"], "a confirmed message is lost");
+}
+
+fn killed_in_the_middle(own: &mut OwnNode, place: &Place) {
+    let input = place.file("lines", numbers(1..20_001));
+    let report = place.path("report");
+    let report_name = report.display().to_string();
+    let mut running = Running::start(&mut place.command(&[
+        "publish",
+        "",
+        "q",
+        "--lines",
+        "-f",
+        &input,
+        "--report",
+        &report_name,
+        "--timeout",
+        "2s",
+    ]));
+    await_bytes(&report, 50_000, &mut running);
+    signal(own.node.pid, "-KILL");
+    let ran = running.ends_within(Duration::from_secs(10)).is(6);
+    let said = ran.out();
+    let unknown = number_before(&said, " of unknown outcome").expect(&said);
+    let confirmed = number_before(&said, " messages confirmed").expect(&said);
+    assert!((1..=512).contains(&unknown), "more than the window is unknown: {said}");
+    let claimed = confirmed_lines(&report);
+    assert_eq!(claimed.len() as u64, confirmed, "report and summary differ: {said}");
+    assert!(confirmed < 20_000);
+    let next = said.split_once("going on at line ").expect(&said).1;
+    let next: u64 = next.split(' ').next().unwrap().parse().unwrap();
+    own.restart();
+    place.put("q", &numbers(next..20_001));
+    let there = as_numbers(&place.drain("q"));
+    let all: BTreeSet<u64> = there.iter().copied().collect();
+    assert_eq!(all, (1..20_001).collect(), "a confirmed message is lost");
+    assert!(there.len() as u64 <= 20_000 + 512, "more repeats than were in flight");
+}
+
+// ----------------------------------------------------------- embedded broker
+
+#[test]
+fn several_processes_share_a_state_file_and_one_that_is_killed_takes_nothing_with_it() {
+    let place = Place::embedded();
+    place.declare("q");
+    let out = place.path("out");
+    let out_name = out.display().to_string();
+    let consume = ["consume", "q", "--raw", "--out", &out_name];
+    let mut consumer = Running::start(&mut place.command(&consume));
+    let mut publishers = Vec::new();
+    for (name, count) in [("a", 20_000), ("b", 5000)] {
+        let lines: String = (1..=count).map(|n| format!("{name} {n}\n")).collect();
+        let input = place.file(name, lines);
+        let report = place.path(&format!("report-{name}"));
+        let report_name = report.display().to_string();
+        let args = ["publish", "", "q", "--lines", "-f", &input, "--report", &report_name];
+        publishers.push((Running::start(&mut place.command(&args)), report));
+    }
+    let (unharmed, report_b) = publishers.pop().unwrap();
+    let (mut victim, report_a) = publishers.pop().unwrap();
+    await_bytes(&report_a, 1, &mut victim);
+    victim.kill();
+    unharmed.ends_within(Duration::from_secs(60)).is(0);
+    place.ask(async |broker| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while depth(broker, "q").await.ready > 0 {
+            assert!(Instant::now() < end, "the consumer does not come to an end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    consumer.signal("-INT");
+    consumer.ends_within(Duration::from_secs(10)).is(130);
+    assert_eq!(place.waiting("q"), 0);
+    let mut times = BTreeMap::<String, u64>::new();
+    for line in whole_lines(&out) {
+        *times.entry(line).or_default() += 1;
+    }
+    assert!(times.values().all(|times| *times == 1), "something came twice");
+    assert_eq!(confirmed_lines(&report_b).len(), 5000);
+    let confirmed = confirmed_lines(&report_a);
+    assert!(!confirmed.is_empty() && confirmed.len() < 20_000);
+    for line in
+        confirmed.iter().map(|n| format!("a {n}")).chain((1..=5000).map(|n| format!("b {n}")))
+    {
+        assert!(times.contains_key(&line), "`{line}` was confirmed and is lost");
+    }
+    assert!(times.keys().all(|line| {
+        let (name, number) = line.split_once(' ').unwrap();
+        matches!(name, "a" | "b") && (1..=20_000).contains(&number.parse::<u64>().unwrap())
+    }));
+}
+
+/// A small disk; unmounted when it is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+            .arg(directory.path())
+            .output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(SmallDisk(directory))
+    }
+
+    fn enlarge(&self) {
+        let done =
+            Command::new("mount").args(["-o", "remount,size=64m"]).arg(self.0.path()).status();
+        assert!(done.unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// Publishes 200 messages of 100 kB where 4 MB have room; `by` starts the program.
+fn publish_until_it_is_full(place: &Place, by: &[&str]) -> BTreeSet<u64> {
+    let body = |n: u64| format!("{n} {}\n", "x".repeat(100_000));
+    let input = place.file("lines", (1..=200).map(body).collect::<String>());
+    let report = place.path("report");
+    let report_name = report.display().to_string();
+    let args = [
+        "publish",
+        "",
+        "q",
+        "--lines",
+        "-f",
+        &input,
+        "--report",
+        &report_name,
+        "--window",
+        "8",
+        "--timeout",
+        "5s",
+    ];
+    let ran = Running::start(&mut place.wrapped(by, &args)).ends_within(Duration::from_secs(30));
+    assert!(matches!(ran.status, Some(5 | 6 | 69)), "{ran:?}");
+    ran.says(&["state.db", "messages confirmed"]);
+    assert!(!ran.stderr.contains("panic"), "{ran:?}");
+    let claimed = confirmed_lines(&report);
+    assert!(!claimed.is_empty() && claimed.len() < 200, "{} confirmed", claimed.len());
+    claimed
+}
+
+fn all_confirmed_are_there(place: &Place, claimed: &BTreeSet<u64>) {
+    let there: BTreeSet<u64> = place
+        .drain("q")
+        .iter()
+        .map(|body| body.split_once(' ').unwrap().0.parse().unwrap())
+        .collect();
+    assert!(claimed.is_subset(&there), "confirmed {claimed:?}, there {there:?}");
+}
+
+#[test]
+fn a_state_file_that_may_not_grow_loses_nothing_that_was_confirmed() {
+    let place = Place::embedded();
+    place.declare("q");
+    // Without the trap the signal would end the program before it can say anything.
+    let limited = ["bash", "-c", r#"trap '' XFSZ; ulimit -f 4096; exec "$0" "$@""#];
+    let claimed = publish_until_it_is_full(&place, &limited);
+    all_confirmed_are_there(&place, &claimed);
+}
+
+#[test]
+fn a_full_disk_under_the_state_file_loses_nothing_that_was_confirmed() {
+    let Some(disk) = SmallDisk::mount() else {
+        println!("skipped: a tmpfs cannot be mounted here (it needs root)");
+        return;
+    };
+    let mut place = Place::embedded();
+    place.url = format!("embedded:{}", disk.0.path().join("state.db").display());
+    place.declare("q");
+    let claimed = publish_until_it_is_full(&place, &[]);
+    disk.enlarge();
+    all_confirmed_are_there(&place, &claimed);
 }
