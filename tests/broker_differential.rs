@@ -133,7 +133,7 @@ impl Draw {
         let queues = (0..n_queues)
             .map(|n| self.queue(n, n_queues, n_exchanges, quorum, timed))
             .collect::<Vec<_>>();
-        let bindings = (0..self.0.usize(1..12))
+        let bindings = (0..self.0.usize(1..20))
             .map(|_| self.binding(&exchanges, n_queues))
             .collect::<Vec<_>>();
         let overflows = queues.iter().any(|queue| {
@@ -151,8 +151,10 @@ impl Draw {
         let mut scenario =
             Scenario { exchanges, queues, bindings, messages, rejected: vec![], pause, stepwise };
         let names = scenario.queues.iter().map(|queue| queue.name.clone()).collect::<Vec<_>>();
-        scenario.rejected =
-            names.into_iter().filter(|name| self.0.bool() && !scenario.may_return(name)).collect();
+        scenario.rejected = names
+            .into_iter()
+            .filter(|name| !self.one_in(3) && !scenario.may_return(name))
+            .collect();
         scenario
     }
 
@@ -182,7 +184,7 @@ impl Draw {
         let kind = if quorum && self.0.bool() { QueueType::Quorum } else { QueueType::Classic };
         let mut queue = QueueDefinition::durable(queue_name(n), kind);
         let arguments = &mut queue.arguments;
-        if self.one_in(2) {
+        if !self.one_in(4) {
             if self.0.bool() {
                 arguments.insert("x-dead-letter-exchange", "");
                 let target = if n + 1 < of { format!("q{}", n + 1) } else { "nowhere".to_owned() };
@@ -251,7 +253,7 @@ impl Draw {
     }
 
     fn message(&mut self, n: usize, n_exchanges: usize, n_queues: usize, timed: bool) -> Publish {
-        let (exchange, routing_key) = if self.one_in(6) {
+        let (exchange, routing_key) = if self.one_in(3) {
             (ExchangeName::default_exchange(), format!("q{}", self.0.usize(..=n_queues)))
         } else {
             (name(self.0.usize(..n_exchanges)), self.words(&["a", "b", "c"]))
@@ -261,8 +263,8 @@ impl Draw {
             delivery_mode: Some(2),
             ..Properties::default()
         };
-        if self.one_in(3) {
-            properties.priority = Some(self.0.u8(0..8));
+        if self.0.bool() {
+            properties.priority = Some(self.0.u8(0..10));
         }
         if timed && self.one_in(4) {
             properties.expiration = Some(self.0.u32(0..LONGEST_TTL).to_string());
