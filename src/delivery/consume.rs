@@ -23,7 +23,7 @@ use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, Delivery, DeliveryTag, ErrorKind, QueueDepth,
     Settled, Settlement,
 };
-use crate::message::FieldTable;
+use crate::message::{FieldTable, FieldValue};
 
 use super::filter::Filter;
 use super::sink::Sink;
@@ -501,7 +501,7 @@ impl Run<'_> {
 
     /// Whether another delivery may be taken: the sink must keep up.
     fn has_room(&self) -> bool {
-        !self.has_all() && !(self.batch_is_full() && self.at_sink.len() >= 2)
+        !(self.has_all() || self.batch_is_full() && self.at_sink.len() >= 2)
     }
 
     fn is_quiet(&self) -> bool {
@@ -697,7 +697,7 @@ impl Run<'_> {
         let Lives { limit: Some(limit), keep } = self.options.lives else { return None };
         // On a first delivery the header may be what a client sent, or left from another queue.
         let header = delivery.message.properties.header("x-delivery-count");
-        let count = header.filter(|_| delivery.redelivered).and_then(|count| count.as_i64());
+        let count = header.filter(|_| delivery.redelivered).and_then(FieldValue::as_i64);
         let used = u64::try_from(count.unwrap_or(0)).unwrap_or(0);
         let left = limit.saturating_sub(used);
         if left >= keep {

@@ -16,7 +16,7 @@ use crate::base::time::Clock;
 use crate::broker::Publish;
 use crate::message::argument::{check_user_id, parse_expiration};
 use crate::message::envelope::message_id;
-use crate::message::{FieldValue, Message, parse_record};
+use crate::message::{FieldTable, FieldValue, Message, parse_record};
 use crate::topology::model::MessageType;
 
 use super::compose::{Composer, apply_defaults};
@@ -97,7 +97,7 @@ impl Limits {
                 wrong.push(format!("header `{name}` takes an array of routing keys"));
             }
         }
-        for (name, value) in properties.headers.iter().flat_map(|headers| headers.iter()) {
+        for (name, value) in properties.headers.iter().flat_map(FieldTable::iter) {
             if self.finite_numbers && !is_finite(value) {
                 wrong.push(format!(
                     "header `{name}` holds NaN or an infinity, which RabbitMQ cannot read"

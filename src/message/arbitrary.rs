@@ -23,7 +23,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 /// Any header value.
-pub fn value() -> impl Strategy<Value = FieldValue> {
+pub(crate) fn value() -> impl Strategy<Value = FieldValue> {
     let leaf = prop_oneof![
         Just(FieldValue::Void),
         any::<bool>().prop_map(FieldValue::Bool),
@@ -65,7 +65,7 @@ pub fn value() -> impl Strategy<Value = FieldValue> {
 }
 
 /// Any header table.
-pub fn table() -> impl Strategy<Value = FieldTable> {
+pub(crate) fn table() -> impl Strategy<Value = FieldTable> {
     btree_map(name(), value(), 0..5).prop_map(FieldTable)
 }
 
@@ -82,7 +82,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Any message. `expiration` and `user_id` are any text here; a broker wants more of them.
-pub fn message() -> impl Strategy<Value = Message> {
+pub(crate) fn message() -> impl Strategy<Value = Message> {
     let first = (
         of(short()),
         of(short()),
@@ -135,7 +135,7 @@ pub fn message() -> impl Strategy<Value = Message> {
 }
 
 /// Whether two messages are the same to the last bit, which `==` cannot say of NaN.
-pub fn same(a: &Message, b: &Message) -> bool {
+pub(crate) fn same(a: &Message, b: &Message) -> bool {
     let bare = |message: &Message| {
         let mut message = message.clone();
         message.properties.headers = None;
