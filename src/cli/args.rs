@@ -17,7 +17,6 @@ use super::output::{ColorChoice, Format, Verbosity};
     name = "nexusctl",
     bin_name = "nexusctl",
     version,
-    disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 100,
@@ -38,7 +37,14 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
     /// Print reports like this [env: NEXUSCTL_OUTPUT]
-    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, overrides_with = "output")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        overrides_with = "output"
+    )]
     pub output: Option<Format>,
     /// Connect to this broker: amqp://…, amqps://… or embedded:[PATH] [env: NEXUSCTL_BROKER]
     #[arg(long, global = true, value_name = "URL")]
@@ -124,7 +130,7 @@ pub enum Command {
     /// Keep exchanges, queues, bindings and policies under version control
     Topology(super::topology::TopologyArgs),
     /// Publish messages, each confirmed
-    Publish(super::publish::PublishArgs),
+    Publish(Box<super::publish::PublishArgs>),
     /// Take messages out of a queue, each acked only after it is written
     Consume(super::consume::ConsumeArgs),
     /// Manage contexts: named ways to reach a broker

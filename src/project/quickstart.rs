@@ -403,7 +403,7 @@ impl Run<'_, '_> {
                     ),
                 });
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

@@ -848,7 +848,7 @@ impl Lint<'_> {
         if effective.queue_type != QueueType::Quorum || effective.dead_letter_exchange().is_some() {
             return;
         }
-        if limit >= u64::try_from(LOOKS_WITHOUT_LOSS).unwrap_or(u64::MAX) {
+        if i64::from(limit) >= LOOKS_WITHOUT_LOSS {
             return;
         }
         let said =

@@ -320,7 +320,7 @@ async fn lives(broker: &dyn Broker, queue: &QueueName, keep: u64, session: &mut 
                 .queues
                 .get(queue.as_str())
                 .and_then(|queue| queue.effective.delivery_limit())
-                .and_then(|limit| u64::try_from(limit).ok());
+                .map(u64::from);
             Lives { limit, keep }
         }
         Err(error) => {
