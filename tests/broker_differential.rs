@@ -4,16 +4,25 @@
 //! `NEXUSCTL_TEST_SCENARIOS` sets how many scenarios run per version, `NEXUSCTL_TEST_SEED` the first
 //! seed; a failure prints the seed and the whole scenario.
 //!
-//! What is left out, because RabbitMQ itself does not promise it: the order in which dead letters of
-//! *different* queues meet in one queue (compared per source queue), and the exact bound of a quorum
-//! queue with `reject-publish` (measured: 400 kept of 3000 with a limit of 2).
+//! Where messages move by themselves (a time to live, or a limit whose excess is dead-lettered), the
+//! next message is published, and the next one rejected, only after everything has come to rest: in
+//! a burst, the machine's speed would decide what meets what.
+//!
+//! What is left out, because RabbitMQ itself does not promise it:
+//! - the order in which dead letters that came different ways meet in one queue (compared per way);
+//! - what RabbitMQ decides one way in one run and another way in the next, for instance which of two
+//!   copies that die at once in two queues is the one too many in a third. A scenario that differs is
+//!   therefore run again, and counts when RabbitMQ agrees with itself; few may be so undecided;
+//! - the exact bound of a quorum queue with `reject-publish` (measured: 400 kept of 3000 with a limit
+//!   of 2);
+//! - rejecting what may come back to the same queue, which would never end.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails should fail its test")]
 
 mod support;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nexus::base::id::{ExchangeName, QueueName, RoutingKey};
 use nexus::broker::{
@@ -23,7 +32,12 @@ use nexus::broker::{
 use nexus::message::{FieldTable, FieldValue, Message, Properties};
 use support::fixture::{Fixture, Kind};
 
+/// How long anything may take to come to rest; a hundred times what it takes.
 const SOON: Duration = Duration::from_secs(20);
+/// How long one run of a scenario may take before it counts as hung.
+const ONE_RUN: Duration = Duration::from_secs(60);
+/// Times to live are drawn below this, in milliseconds.
+const LONGEST_TTL: u32 = 40;
 
 /// A topology and what is done with it.
 #[derive(Clone, Debug)]
@@ -34,6 +48,64 @@ struct Scenario {
     messages: Vec<Publish>,
     /// Queues whose messages are all rejected once, in this order, before the queues are read.
     rejected: Vec<QueueName>,
+    /// How long it may stand still and yet go on, because messages expire.
+    pause: Duration,
+    /// Whether messages move by themselves while others are published.
+    stepwise: bool,
+}
+
+impl Scenario {
+    /// Whether a message rejected in `start` may come back to it; keys and arguments of bindings are
+    /// taken to match.
+    fn may_return(&self, start: &QueueName) -> bool {
+        let mut queues = vec![start.clone()];
+        let mut seen = Vec::new();
+        while let Some(queue) = queues.pop() {
+            let Some(definition) = self.queues.iter().find(|known| known.name == queue) else {
+                continue;
+            };
+            let argument = |name| definition.arguments.get(name).and_then(FieldValue::as_text);
+            let Some(exchange) = argument("x-dead-letter-exchange") else { continue };
+            let mut exchanges = Vec::new();
+            let mut found = Vec::new();
+            if exchange.is_empty() {
+                let key = argument("x-dead-letter-routing-key").unwrap_or(queue.as_str());
+                found.extend(QueueName::new(key));
+            } else {
+                exchanges.push(exchange.to_owned());
+            }
+            let mut passed: Vec<String> = Vec::new();
+            while let Some(exchange) = exchanges.pop() {
+                if passed.contains(&exchange) {
+                    continue;
+                }
+                for binding in self.bindings.iter().filter(|b| b.source.as_str() == exchange) {
+                    match &binding.destination {
+                        Destination::Queue(name) => found.push(name.clone()),
+                        Destination::Exchange(name) => exchanges.push(name.to_string()),
+                    }
+                }
+                let definition = self.exchanges.iter().find(|e| e.name.as_str() == exchange);
+                exchanges.extend(
+                    definition
+                        .and_then(|e| e.arguments.get("alternate-exchange"))
+                        .and_then(FieldValue::as_text)
+                        .map(str::to_owned),
+                );
+                passed.push(exchange);
+            }
+            for next in found {
+                if next == *start {
+                    return true;
+                }
+                if !seen.contains(&next) {
+                    seen.push(next.clone());
+                    queues.push(next);
+                }
+            }
+        }
+        false
+    }
 }
 
 /// Draws scenarios; the same seed draws the same one.
@@ -56,16 +128,34 @@ impl Draw {
     fn scenario(&mut self, quorum: bool) -> Scenario {
         let n_exchanges = self.0.usize(1..5);
         let n_queues = self.0.usize(1..5);
+        let timed = self.0.bool();
         let exchanges = (0..n_exchanges).map(|n| self.exchange(n, n_exchanges)).collect::<Vec<_>>();
-        let queues =
-            (0..n_queues).map(|n| self.queue(n, n_queues, n_exchanges, quorum)).collect::<Vec<_>>();
-        let bindings = (0..self.0.usize(1..12))
+        let queues = (0..n_queues)
+            .map(|n| self.queue(n, n_queues, n_exchanges, quorum, timed))
+            .collect::<Vec<_>>();
+        let bindings = (0..self.0.usize(1..20))
             .map(|_| self.binding(&exchanges, n_queues))
             .collect::<Vec<_>>();
-        let messages =
-            (0..self.0.usize(1..25)).map(|n| self.message(n, n_exchanges, n_queues)).collect();
-        let rejected = queues.iter().filter(|_| self.0.bool()).map(|q| q.name.clone()).collect();
-        Scenario { exchanges, queues, bindings, messages, rejected }
+        let overflows = queues.iter().any(|queue| {
+            queue.arguments.get("x-max-length").is_some()
+                && queue.arguments.get("x-dead-letter-exchange").is_some()
+        });
+        let stepwise = timed || overflows;
+        let most = if stepwise { 16 } else { 40 };
+        let messages = (0..self.0.usize(1..most))
+            .map(|n| self.message(n, n_exchanges, n_queues, timed))
+            .collect();
+        // A message may expire in one queue after the other.
+        let in_a_row = u64::try_from(n_queues).unwrap_or(1) * u64::from(LONGEST_TTL);
+        let pause = Duration::from_millis(if timed { in_a_row } else { 0 });
+        let mut scenario =
+            Scenario { exchanges, queues, bindings, messages, rejected: vec![], pause, stepwise };
+        let names = scenario.queues.iter().map(|queue| queue.name.clone()).collect::<Vec<_>>();
+        scenario.rejected = names
+            .into_iter()
+            .filter(|name| !self.one_in(3) && !scenario.may_return(name))
+            .collect();
+        scenario
     }
 
     fn exchange(&mut self, n: usize, of: usize) -> ExchangeDefinition {
@@ -83,13 +173,19 @@ impl Draw {
         exchange
     }
 
-    fn queue(&mut self, n: usize, of: usize, n_exchanges: usize, quorum: bool) -> QueueDefinition {
+    fn queue(
+        &mut self,
+        n: usize,
+        of: usize,
+        n_exchanges: usize,
+        quorum: bool,
+        timed: bool,
+    ) -> QueueDefinition {
         let kind = if quorum && self.0.bool() { QueueType::Quorum } else { QueueType::Classic };
         let mut queue = QueueDefinition::durable(queue_name(n), kind);
         let arguments = &mut queue.arguments;
-        if self.one_in(2) {
+        if !self.one_in(4) {
             if self.0.bool() {
-                // Onward only, so that no cycle keeps a scenario from coming to rest.
                 arguments.insert("x-dead-letter-exchange", "");
                 let target = if n + 1 < of { format!("q{}", n + 1) } else { "nowhere".to_owned() };
                 arguments.insert("x-dead-letter-routing-key", target);
@@ -102,8 +198,8 @@ impl Draw {
                 }
             }
         }
-        if self.one_in(4) {
-            arguments.insert("x-message-ttl", i64::from(self.0.u32(20..150)));
+        if timed && self.one_in(3) {
+            arguments.insert("x-message-ttl", i64::from(self.0.u32(0..LONGEST_TTL)));
         }
         if self.one_in(3) {
             arguments.insert("x-max-length", i64::from(self.0.u32(1..6)));
@@ -156,8 +252,8 @@ impl Draw {
         }
     }
 
-    fn message(&mut self, n: usize, n_exchanges: usize, n_queues: usize) -> Publish {
-        let (exchange, routing_key) = if self.one_in(6) {
+    fn message(&mut self, n: usize, n_exchanges: usize, n_queues: usize, timed: bool) -> Publish {
+        let (exchange, routing_key) = if self.one_in(3) {
             (ExchangeName::default_exchange(), format!("q{}", self.0.usize(..=n_queues)))
         } else {
             (name(self.0.usize(..n_exchanges)), self.words(&["a", "b", "c"]))
@@ -167,11 +263,11 @@ impl Draw {
             delivery_mode: Some(2),
             ..Properties::default()
         };
-        if self.one_in(3) {
-            properties.priority = Some(self.0.u8(0..8));
+        if self.0.bool() {
+            properties.priority = Some(self.0.u8(0..10));
         }
-        if self.one_in(8) {
-            properties.expiration = Some(self.0.u32(20..150).to_string());
+        if timed && self.one_in(4) {
+            properties.expiration = Some(self.0.u32(0..LONGEST_TTL).to_string());
         }
         if self.0.bool() {
             for header in ["h1", "h2", "x-h3"] {
@@ -203,8 +299,8 @@ fn queue_name(n: usize) -> QueueName {
 #[derive(Debug, PartialEq)]
 struct Result {
     outcomes: Vec<String>,
-    /// For each queue: for each queue that the messages died in last (empty: none), what was read,
-    /// in order.
+    /// For each queue: for each way that messages came (the deaths they died), what was read, in
+    /// order.
     queues: BTreeMap<String, BTreeMap<String, Vec<String>>>,
 }
 
@@ -230,16 +326,18 @@ async fn run(scenario: &Scenario, broker: &dyn Broker) -> Result {
             Outcome::Nacked => "nacked".to_owned(),
             Outcome::Unknown { why } => format!("unknown: {why}"),
         });
+        if scenario.stepwise {
+            comes_to_rest(scenario, broker).await;
+        }
     }
     publisher.close().await.unwrap();
     comes_to_rest(scenario, broker).await;
     for queue in &scenario.rejected {
-        drain(broker, queue, Settlement::Reject).await;
-        comes_to_rest(scenario, broker).await;
+        drain(scenario, broker, queue, Settlement::Reject).await;
     }
     let mut queues = BTreeMap::new();
     for queue in &scenario.queues {
-        let read = drain(broker, &queue.name, Settlement::Ack).await;
+        let read = drain(scenario, broker, &queue.name, Settlement::Ack).await;
         queues.insert(queue.name.to_string(), read);
     }
     Result { outcomes, queues }
@@ -247,42 +345,57 @@ async fn run(scenario: &Scenario, broker: &dyn Broker) -> Result {
 
 /// Waits until nothing moves any more: every time to live has run out, every depth stands still.
 async fn comes_to_rest(scenario: &Scenario, broker: &dyn Broker) {
-    // Expiry is the one thing that only time brings: the longest is 150 ms, and a chain of dead
-    // letters may add one for each queue.
+    // A chain of dead letters may go on from queue to queue without a pause: each look at every
+    // queue lets it go on by one at least, and standing still for some looks ends it.
+    const LOOKS: u32 = 4;
+    const BETWEEN: Duration = Duration::from_millis(15);
+    let started = Instant::now();
     let mut last = Vec::new();
     let mut same = 0;
-    let deadline = tokio::time::Instant::now() + SOON;
-    while same < 4 {
-        assert!(tokio::time::Instant::now() < deadline, "the scenario does not come to rest");
+    let mut since = started;
+    while same < LOOKS || since.elapsed() < scenario.pause + BETWEEN * LOOKS {
+        assert!(started.elapsed() < SOON, "the scenario does not come to rest: {scenario:#?}");
         let mut depths = Vec::new();
         for queue in &scenario.queues {
             depths.push(broker.depth(&queue.name).await.unwrap().map(|depth| depth.ready));
         }
-        same = if depths == last { same + 1 } else { 0 };
+        if depths == last {
+            same += 1;
+        } else {
+            (same, since) = (0, Instant::now());
+        }
         last = depths;
-        tokio::time::sleep(Duration::from_millis(80)).await;
+        tokio::time::sleep(BETWEEN).await;
     }
 }
 
-/// Reads a queue until it is empty, settling each message; what was read, by the queue it died in.
+/// Reads a queue until it is empty, settling each message; what was read, by the way it came.
 async fn drain(
+    scenario: &Scenario,
     broker: &dyn Broker,
     queue: &QueueName,
     how: Settlement,
 ) -> BTreeMap<String, Vec<String>> {
+    let mut read: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    if broker.depth(queue).await.unwrap().unwrap().ready == 0 {
+        return read;
+    }
     let options = ConsumerOptions { prefetch: 1, reconnect: false, ..ConsumerOptions::default() };
     let mut consumer = broker.consumer(queue, options).await.unwrap();
-    let mut read: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut left = broker.depth(queue).await.unwrap().unwrap().ready;
+    let started = Instant::now();
     loop {
-        // What was counted comes soon; after that, only what nobody counted could come.
-        let patience = Duration::from_millis(if left > 0 { 2000 } else { 100 });
-        let Ok(delivery) = tokio::time::timeout(patience, consumer.next()).await else { break };
+        assert!(started.elapsed() < SOON, "{queue} does not become empty: {scenario:#?}");
+        let patience = Duration::from_millis(100);
+        let Ok(delivery) = tokio::time::timeout(patience, consumer.next()).await else {
+            // What is counted is on its way, or expires when its turn comes.
+            if broker.depth(queue).await.unwrap().unwrap().ready == 0 {
+                break;
+            }
+            continue;
+        };
         let delivery = delivery.unwrap();
-        left = left.saturating_sub(1);
         let headers = delivery.message.properties.headers.clone().unwrap_or_default();
-        let died_in = headers.get("x-death").and_then(last_death).unwrap_or_default();
-        read.entry(died_in).or_default().push(format!(
+        read.entry(way(&headers)).or_default().push(format!(
             "{} from {:?} by {:?}: {}",
             String::from_utf8_lossy(&delivery.message.body),
             delivery.exchange.as_str(),
@@ -290,15 +403,25 @@ async fn drain(
             properties(&delivery.message.properties),
         ));
         consumer.settle(delivery.tag, how).await.unwrap();
+        if scenario.stepwise && how == Settlement::Reject {
+            consumer.flush().await.unwrap();
+            comes_to_rest(scenario, broker).await;
+        }
     }
     consumer.close().await.unwrap();
+    comes_to_rest(scenario, broker).await;
     read
 }
 
-fn last_death(deaths: &FieldValue) -> Option<String> {
-    let FieldValue::Array(deaths) = deaths else { return None };
-    let FieldValue::Table(last) = deaths.first()? else { return None };
-    last.get("queue")?.as_text().map(str::to_owned)
+/// Where a message died and why, the last death first.
+fn way(headers: &FieldTable) -> String {
+    let Some(FieldValue::Array(deaths)) = headers.get("x-death") else { return String::new() };
+    let deaths = deaths.iter().map(|death| {
+        let FieldValue::Table(death) = death else { return "?".to_owned() };
+        let text = |name| death.get(name).and_then(FieldValue::as_text).unwrap_or("?");
+        format!("{} in {}", text("reason"), text("queue"))
+    });
+    deaths.collect::<Vec<_>>().join(", ")
 }
 
 /// Properties as text, with the time of death taken out.
@@ -321,60 +444,89 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Runs one scenario on both brokers at once; `None` when one of them is not there.
-async fn differs(seed: u64, embedded: Kind, rabbitmq: Kind) -> Option<Option<String>> {
+/// How two brokers compare on a scenario.
+enum Verdict {
+    /// One of them is not there.
+    Skipped,
+    Same,
+    /// RabbitMQ does not agree with itself.
+    Undecided,
+    Different(String),
+}
+
+/// Runs one scenario on both brokers at once, and again when they differ.
+async fn verdict(seed: u64, embedded: Kind, rabbitmq: Kind) -> Verdict {
+    const RUNS: usize = 4;
     let scenario = Draw(fastrand::Rng::with_seed(seed)).scenario(true);
     let result_on = async |kind: Kind| {
         let fixture = Fixture::start(kind).await?;
-        let result = run(&scenario, &*fixture.broker()).await;
+        let broker = fixture.broker();
+        let run = tokio::time::timeout(ONE_RUN, run(&scenario, &*broker)).await;
+        let Ok(result) = run else { panic!("seed {seed} hangs on {kind:?}: {scenario:#?}") };
         fixture.stop().await;
         Some(result)
     };
     let (ours, theirs) = tokio::join!(result_on(embedded), result_on(rabbitmq));
-    let (ours, theirs) = (ours?, theirs?);
-    Some((ours != theirs).then(|| {
-        format!("seed {seed}\nembedded: {ours:#?}\nRabbitMQ: {theirs:#?}\nof {scenario:#?}")
-    }))
+    let (Some(ours), Some(theirs)) = (ours, theirs) else { return Verdict::Skipped };
+    if ours == theirs {
+        return Verdict::Same;
+    }
+    for _ in 1..RUNS {
+        if result_on(rabbitmq).await.is_some_and(|again| again != theirs) {
+            return Verdict::Undecided;
+        }
+    }
+    Verdict::Different(format!(
+        "seed {seed}\nembedded: {ours:#?}\nRabbitMQ: {theirs:#?}\nof {scenario:#?}"
+    ))
 }
 
-/// Most of a scenario is waiting for a time to live, so several run at a time.
+/// Most of a scenario is waiting, so several run at a time.
 async fn compare(embedded: Kind, rabbitmq: Kind) {
-    const AT_ONCE: u64 = 6;
+    const AT_ONCE: usize = 6;
     let first = number("NEXUSCTL_TEST_SEED", 1);
     let end = first + number("NEXUSCTL_TEST_SCENARIOS", 30);
     let mut runs = tokio::task::JoinSet::new();
     let mut found = Vec::new();
-    for seed in first..end {
-        if seed - first >= AT_ONCE {
-            match runs.join_next().await {
-                Some(Ok(Some(difference))) => found.extend(difference),
-                Some(Ok(None)) | None => return,
-                Some(Err(failure)) => std::panic::resume_unwind(failure.into_panic()),
-            }
+    let mut undecided = Vec::new();
+    let mut seeds = first..end;
+    loop {
+        while runs.len() < AT_ONCE
+            && let Some(seed) = seeds.next()
+        {
+            runs.spawn(async move { (seed, verdict(seed, embedded, rabbitmq).await) });
         }
-        runs.spawn(differs(seed, embedded, rabbitmq));
-    }
-    while let Some(run) = runs.join_next().await {
-        match run {
-            Ok(difference) => found.extend(difference.flatten()),
-            Err(failure) => std::panic::resume_unwind(failure.into_panic()),
+        match runs.join_next().await {
+            Some(Ok((_, Verdict::Skipped))) => return,
+            Some(Ok((_, Verdict::Same))) => {}
+            Some(Ok((seed, Verdict::Undecided))) => undecided.push(seed),
+            Some(Ok((_, Verdict::Different(difference)))) => found.push(difference),
+            Some(Err(failure)) => std::panic::resume_unwind(failure.into_panic()),
+            None => break,
         }
     }
+    println!("{rabbitmq:?} does not agree with itself on seeds {undecided:?}");
+    found.sort_by_key(String::len);
     assert!(
         found.is_empty(),
         "{} of {} scenarios differ; the first:\n{}",
         found.len(),
         end - first,
-        found.iter().min_by_key(|text| text.len()).map_or("", String::as_str)
+        found[0]
+    );
+    let most = 1 + (end - first) / 10;
+    assert!(
+        u64::try_from(undecided.len()).unwrap() <= most,
+        "too little is decided: {undecided:?}"
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn the_embedded_broker_does_as_rabbitmq_3_10_does() {
     compare(Kind::EmbeddedLike310, Kind::RabbitMq310).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn the_embedded_broker_does_as_rabbitmq_4_0_does() {
     compare(Kind::EmbeddedLike40, Kind::RabbitMq40).await;
 }

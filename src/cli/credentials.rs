@@ -2,9 +2,9 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::base::secret::Secret;
 use crate::base::url::{AmqpUrl, BrokerUrl};
@@ -116,20 +116,31 @@ fn from_command(command: &str, timeout: Duration) -> Result<String, CliError> {
             let _ = send.send(line);
         });
     }
+    let end = Instant::now() + timeout;
     match receive.recv_timeout(timeout) {
         Ok(line) => {
-            let status = child.wait().map_err(|error| failed(error.to_string()))?;
+            // It may have closed its output and go on running.
+            let status = loop {
+                match child.try_wait().map_err(|error| failed(error.to_string()))? {
+                    Some(status) => break status,
+                    None if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+                    None => return Err(failed(ended(&mut child, timeout))),
+                }
+            };
             if !status.success() {
                 return Err(failed(format!("failed: {status}")));
             }
             line.map_err(|error| failed(format!("printed no text: {error}")))
         }
-        Err(_) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(failed(format!("did not end within {} s", timeout.as_secs_f64())))
-        }
+        Err(_) => Err(failed(ended(&mut child, timeout))),
     }
+}
+
+/// Ends a command that took too long, and says so.
+fn ended(child: &mut Child, timeout: Duration) -> String {
+    let _ = child.kill();
+    let _ = child.wait();
+    format!("did not end within {} s", timeout.as_secs_f64())
 }
 
 #[cfg(test)]

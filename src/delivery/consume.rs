@@ -1079,13 +1079,17 @@ mod tests {
 
     #[tokio::test]
     async fn an_ack_that_fails_at_call_n_loses_nothing() {
-        for call in 1..=6 {
+        for call in 1.. {
             let queue = FakeQueue::with(numbers(1..=40));
             queue.0.lock().unwrap().fail_settlement = Some(call);
             let target = Shared::default();
             let options =
                 ConsumeOptions { prefetch: Some(8), until_empty: true, ..Default::default() };
             let report = run(&queue, options, &target).await;
+            if report.ended == ConsumeEnd::Empty {
+                assert!(call > 2, "the work needs more than one settlement");
+                return;
+            }
             assert_eq!(report.ended, ConsumeEnd::Failed, "call {call}");
             let left = queue.after_kill();
             let acked = acked(&queue);

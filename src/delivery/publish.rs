@@ -149,7 +149,8 @@ pub struct PublishReport {
     /// What failed, when `ended` is `failed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The broker's part of the failure, for the exit status.
+    /// The broker's part of the failure, or the missing permission that refused messages; for the exit
+    /// status.
     #[serde(skip)]
     pub broker_error: Option<BrokerError>,
     /// Milliseconds from the first reading to the last outcome.
@@ -294,7 +295,13 @@ impl Ledger {
         }
         let (fate, reason) = match outcome {
             Outcome::Confirmed => (Fate::Confirmed, None),
-            Outcome::Returned { code, text } => (Fate::Returned, Some(format!("{code} {text}"))),
+            Outcome::Returned { code, text } => {
+                if code == ACCESS_REFUSED {
+                    let error = || no_permission(&sent.exchange, &text);
+                    self.report.broker_error.get_or_insert_with(error);
+                }
+                (Fate::Returned, Some(format!("{code} {text}")))
+            }
             Outcome::Nacked => (Fate::Nacked, Some("the broker refused it".to_owned())),
             Outcome::Unknown { why } => (Fate::Unknown, Some(why)),
         };
@@ -347,6 +354,19 @@ impl Ledger {
         self.report.ended = PublishEnd::Failed;
         self.report.error.get_or_insert(error);
     }
+}
+
+/// AMQP's reply code.
+const ACCESS_REFUSED: u16 = 403;
+
+fn no_permission(exchange: &str, text: &str) -> BrokerError {
+    let (attempted, meant) = match exchange {
+        "" => ("publish to the default exchange".to_owned(), "amq.default"),
+        name => (format!("publish to exchange `{name}`"), name),
+    };
+    BrokerError::new(ErrorKind::AccessRefused, attempted, "the broker refuses access")
+        .reply(ACCESS_REFUSED, text)
+        .hint(format!("ask for the write permission on `{meant}`, or use another login"))
 }
 
 /// What the reading thread hands over.

@@ -2018,7 +2018,16 @@ mod tests {
             })
     }
 
+    /// Without what a file does not say: where things stand in it, and how wide an integer is, which
+    /// the broker does not tell apart either.
     fn without_origins(mut t: Topology) -> Topology {
+        for queue in &mut t.queues {
+            for value in queue.definition.arguments.0.values_mut() {
+                if let Some(number) = value.as_i64() {
+                    *value = FieldValue::Int64(number);
+                }
+            }
+        }
         let nowhere = || Origin { span: None, expanded_from: None };
         t.exchanges.iter_mut().for_each(|d| d.origin = nowhere());
         t.queues.iter_mut().for_each(|d| d.origin = nowhere());
@@ -2039,7 +2048,7 @@ mod tests {
                 .unwrap_or_else(|f| panic!("{}\n{yaml}", brief(&f).join("\n")));
             let again = load(&documents, &BTreeMap::new())
                 .unwrap_or_else(|f| panic!("{}\n{yaml}", brief(&f).join("\n")));
-            prop_assert_eq!(without_origins(again), t, "{}", yaml);
+            prop_assert_eq!(without_origins(again), without_origins(t), "{}", yaml);
         }
 
         #[test]

@@ -302,7 +302,7 @@ mod tests {
         assert!(explained.notes.iter().any(|n| n.contains("the oldest message goes")));
         let dead = explain_queue(&view, "dead.q").unwrap();
         assert_eq!(dead.collects_from, ["q"]);
-        assert!(dead.notes.iter().any(|n| n.contains("dropped after 20 returns")));
+        assert!(dead.notes.iter().any(|n| n.contains("dropped after 1000000 returns")));
     }
 
     #[test]

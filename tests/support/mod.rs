@@ -75,15 +75,20 @@ impl Node {
             println!("skipped: {variable} is not set (tests/run.sh sets it)");
             return None;
         };
+        Some(Node::in_directory(&directory))
+    }
+
+    /// The node that `tests/broker.sh` keeps in this directory.
+    pub fn in_directory(directory: &str) -> Node {
         let text = std::fs::read_to_string(format!("{directory}/env"))
-            .unwrap_or_else(|error| panic!("{variable}={directory}: {error}"));
+            .unwrap_or_else(|error| panic!("{directory}/env: {error}"));
         let value = |name: &str| {
             text.lines()
                 .find_map(|line| line.strip_prefix(&format!("NODE_{name}=")))
                 .unwrap_or_else(|| panic!("{directory}/env has no NODE_{name}"))
                 .replace('\\', "")
         };
-        Some(Node {
+        Node {
             amqp_url: value("AMQP_URL"),
             amqps_url: value("AMQPS_URL"),
             management_url: value("MANAGEMENT_URL"),
@@ -93,7 +98,7 @@ impl Node {
             client_cert: value("CLIENT_CERT"),
             client_key: value("CLIENT_KEY"),
             dir: value("DIR"),
-        })
+        }
     }
 
     /// Every node there is, 3.10 first.

@@ -1025,6 +1025,9 @@ impl Engine {
         if !self.counters(store, info.id)?.may_expire {
             return Ok(());
         }
+        if info.is_quorum() {
+            return self.expire_in_turn(store, info, at);
+        }
         let lanes: Vec<i64> = self
             .counters(store, info.id)?
             .lanes
@@ -1053,8 +1056,45 @@ impl Engine {
         Ok(())
     }
 
+    /// A quorum queue has one head, the message whose turn it is; one that expires there has had its
+    /// turn.
+    fn expire_in_turn(
+        &mut self,
+        store: Store<'_>,
+        info: &Arc<QueueInfo>,
+        at: i64,
+    ) -> Result<(), Fault> {
+        while let Some(expires_at) = self.head_expires_at(store, info)?.filter(|time| *time <= at) {
+            let Some(row) = self.take_head(store, info)? else { break };
+            let time = expires_at.max(at.min(self.now));
+            self.die(info, &row.envelope, row.body, row.state, Reason::Expired, time)?;
+        }
+        Ok(())
+    }
+
+    /// When the message expires whose turn it is in a quorum queue.
+    fn head_expires_at(
+        &mut self,
+        store: Store<'_>,
+        info: &QueueInfo,
+    ) -> Result<Option<i64>, Fault> {
+        let Some((index, _)) = self.next_run(store, info)? else { return Ok(None) };
+        let lane = self.counters(store, info.id)?.lanes[index].row;
+        for (first, last, _) in Self::gaps(store, lane)? {
+            if let Some((_, expires_at)) = store.first_message(first, last)? {
+                return Ok(expires_at);
+            }
+        }
+        Ok(None)
+    }
+
     /// Works out when the time will do something to the queue.
     pub(super) fn refresh_due(&mut self, store: Store<'_>, info: &QueueInfo) -> Result<(), Fault> {
+        let in_turn = if info.is_quorum() && self.counters(store, info.id)?.may_expire {
+            self.head_expires_at(store, info)?
+        } else {
+            None
+        };
         let counters = self.counters(store, info.id)?;
         let undelivered =
             counters.lanes.iter().any(|lane| lane.rank == UNDELIVERED && lane.ready > 0);
@@ -1067,7 +1107,10 @@ impl Engine {
         }
         let mut due: Option<i64> = None;
         let mut sooner = |time: i64| due = Some(due.map_or(time, |due| due.min(time)));
-        if counters.may_expire {
+        if let Some(time) = in_turn {
+            sooner(time);
+        }
+        if counters.may_expire && !info.is_quorum() {
             for lane in counters.lanes.iter().filter(|l| l.ready > 0 && l.rank != UNDELIVERED) {
                 for (first, last, _) in Self::gaps(store, lane.row)? {
                     if let Some((_, expires_at)) = store.first_message(first, last)? {
@@ -1359,6 +1402,7 @@ impl Engine {
                 continue;
             }
             let now = self.now;
+            let turns = number(rows.len());
             let mut live = Vec::with_capacity(rows.len());
             for row in rows {
                 match row.expires_at {
@@ -1369,7 +1413,7 @@ impl Engine {
                     _ => live.push(row),
                 }
             }
-            self.advance_turn(store, info, rank, number(live.len()))?;
+            self.advance_turn(store, info, rank, turns)?;
             self.claim(store, info, consumer, live, before)?;
             return Ok(true);
         }

@@ -13,7 +13,7 @@ use crate::broker::routing::sender_keys;
 use crate::broker::version::{BrokerIdentity, Capabilities};
 
 use super::codec::{Envelope, is_storable};
-use super::engine::{Publication, Request};
+use super::engine::{Publication, Request, storage_error};
 use super::shared::Shared;
 
 /// See [`Publisher`].
@@ -193,6 +193,9 @@ impl Publisher for EmbeddedPublisher {
         }
         if self.shared.is_closed() {
             return Err(super::closed("publish"));
+        }
+        if let Some(error) = self.shared.broken() {
+            return Err(storage_error("publish", error));
         }
         let publication = self.pack(publish)?;
         let ticket = publication.ticket;

@@ -2,7 +2,7 @@
 //! processes and the time do.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::broker::error::{BrokerError, ErrorKind};
@@ -28,6 +28,8 @@ pub(super) struct Shared {
     inbox: Mutex<Vec<Request>>,
     scheduled: AtomicBool,
     closed: AtomicBool,
+    /// Why nothing is written any more, when the writer has given up.
+    broken: OnceLock<StorageError>,
     lookout: Arc<Lookout>,
     // Held for its lock: others see this process end by it.
     _session: Session,
@@ -73,6 +75,7 @@ impl Shared {
             inbox: Mutex::new(Vec::new()),
             scheduled: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            broken: OnceLock::new(),
             lookout: Arc::clone(&lookout),
             _session: session,
         });
@@ -93,13 +96,22 @@ impl Shared {
 
     fn schedule(self: &Arc<Self>) {
         if !self.scheduled.swap(true, Ordering::AcqRel) {
-            self.file.submit(Box::new(Batch { shared: Arc::clone(self), requests: Vec::new() }));
+            self.file.submit(Box::new(Batch {
+                shared: Arc::clone(self),
+                requests: Vec::new(),
+                is_prepared: false,
+            }));
         }
     }
 
     /// Whether the broker was closed: its session is over, so nothing may be held by it any more.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Why nothing is written any more, when that is so.
+    pub(super) fn broken(&self) -> Option<&StorageError> {
+        self.broken.get()
     }
 
     /// Gives back everything that this session holds; nothing new is taken from here on.
@@ -212,10 +224,12 @@ where
 struct Batch {
     shared: Arc<Shared>,
     requests: Vec<Request>,
+    is_prepared: bool,
 }
 
 impl Job for Batch {
     fn prepare(&mut self) -> Durability {
+        self.is_prepared = true;
         // From here on a new request needs a new batch.
         self.shared.scheduled.store(false, Ordering::Release);
         let mut inbox = lock(&self.shared.inbox);
@@ -235,7 +249,14 @@ impl Job for Batch {
             .map_err(|fault| super::storage_fault(&self.shared.file, fault))
     }
 
-    fn done(self: Box<Self>, result: Result<(), StorageError>) {
+    fn done(mut self: Box<Self>, result: Result<(), StorageError>) {
+        // A writer that has given up looks at no batch any more; whoever waits is told all the same.
+        if !self.is_prepared {
+            self.prepare();
+        }
+        if let Err(error @ (StorageError::Failed { .. } | StorageError::Newer { .. })) = &result {
+            let _ = self.shared.broken.set(error.clone());
+        }
         let waiting = {
             let mut engine = lock(&self.shared.engine);
             match &result {

@@ -446,6 +446,37 @@ async fn priorities_order_classic_queues_and_make_two_lanes_in_quorum_queues_of_
 }
 
 #[tokio::test]
+async fn a_message_of_a_quorum_queue_expires_when_its_turn_comes_and_uses_it_up() {
+    let message = |body: &str, priority: u8, expiration: Option<&str>| {
+        let mut message = text(body);
+        message.properties.priority = Some(priority);
+        message.properties.expiration = expiration.map(str::to_owned);
+        message
+    };
+    for (like, left) in [(V3, 1), (V4, 2)] {
+        let b = bench(like).await;
+        b.declare(quorum("q")).await;
+        b.publish_to("", "q", message("goes", 0, Some("100"))).await;
+        b.publish_to("", "q", message("stays", 9, None)).await;
+        b.wait(200).await;
+        assert_eq!(b.depth("q").await, left, "{like}: two lanes have one head");
+        assert_eq!(b.drain("q").await, ["stays"]);
+        assert_eq!(b.depth("q").await, 0);
+    }
+    for (like, expected) in [(V3, "abc"), (V4, "bac")] {
+        let b = bench(like).await;
+        b.declare(quorum("q")).await;
+        b.publish_to("", "q", message("goes", 9, Some("100"))).await;
+        b.wait(200).await;
+        assert_eq!(b.depth("q").await, 0);
+        for (body, priority) in [("a", 0), ("b", 9), ("c", 9)] {
+            b.publish_to("", "q", message(body, priority, None)).await;
+        }
+        assert_eq!(b.drain("q").await.concat(), expected, "{like}");
+    }
+}
+
+#[tokio::test]
 async fn a_rejected_message_carries_its_history() {
     for like in BOTH {
         let b = bench(like).await;

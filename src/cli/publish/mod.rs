@@ -554,6 +554,9 @@ fn status_of(report: &PublishReport, session: &Session) -> Result<ExitStatus, Cl
     Ok(match report.verdict() {
         PublishVerdict::Accepted => ExitStatus::Done,
         PublishVerdict::Partly => ExitStatus::Partly,
+        PublishVerdict::Refused if report.confirmed == 0 && is_forbidden(report) => {
+            ExitStatus::AccessRefused
+        }
         PublishVerdict::Refused => ExitStatus::NotAccepted,
         PublishVerdict::Unknown if is_missing_exchange(report) => ExitStatus::NotAccepted,
         PublishVerdict::Unknown => ExitStatus::OutcomeUnknown,
@@ -568,6 +571,10 @@ fn status_of(report: &PublishReport, session: &Session) -> Result<ExitStatus, Cl
             }
         },
     })
+}
+
+fn is_forbidden(report: &PublishReport) -> bool {
+    report.broker_error.as_ref().is_some_and(|error| error.kind == ErrorKind::AccessRefused)
 }
 
 /// The broker closes the channel on a missing exchange, so outcomes look unknown; but when nothing was

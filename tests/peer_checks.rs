@@ -1,0 +1,1081 @@
+//! What other tools for the same job get wrong, checked on the program as a whole: every test runs the
+//! real binary, on the embedded broker and on both RabbitMQ versions, kills it, hangs or kills its
+//! broker, fills its disk, and then counts messages by another way than the program's own.
+//!
+//! `NEXUSCTL_TEST_KILLS` says how often something is killed (3 when it is not set).
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nexus::base::id::QueueName;
+use nexus::base::time::SystemClock;
+use nexus::broker::connect::{Target, TlsOptions, connect};
+use nexus::broker::{
+    Broker, Change, ConsumerOptions, QueueDefinition, QueueDepth, QueueType, Settlement,
+};
+use nexus::message::{
+    FieldTable, FieldValue, Message, Properties, Record, parse_record, write_record,
+};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use support::{Node, Vhost};
+
+#[path = "../src/message/arbitrary.rs"]
+#[expect(unreachable_pub, reason = "the library's tests use the same file")]
+mod arbitrary;
+
+// ------------------------------------------------------------------- places
+
+/// A broker with nothing in it, and a home for the programs that use it.
+struct Place {
+    url: String,
+    management: Option<String>,
+    vhost: Option<Vhost>,
+    home: tempfile::TempDir,
+}
+
+impl Place {
+    fn embedded() -> Place {
+        let home = tempfile::tempdir().unwrap();
+        let url = format!("embedded:{}", home.path().join("state.db").display());
+        Place { url, management: None, vhost: None, home }
+    }
+
+    fn on(node: &Node, purpose: &str) -> Place {
+        let vhost = node.vhost(purpose);
+        Place {
+            url: vhost.amqp_url(),
+            management: Some(vhost.management_url()),
+            vhost: Some(vhost),
+            home: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn open(kind: &str, purpose: &str) -> Option<Place> {
+        match kind {
+            "embedded" => Some(Place::embedded()),
+            "rabbitmq_3_10" => Node::from_env("3_10").map(|node| Place::on(&node, purpose)),
+            _ => Node::from_env("4_0").map(|node| Place::on(&node, purpose)),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    }
+
+    /// The program with these arguments, and nothing of this process's environment.
+    fn command(&self, args: &[&str]) -> Command {
+        self.wrapped(&[], args)
+    }
+
+    /// The same, started by another program.
+    fn wrapped(&self, by: &[&str], args: &[&str]) -> Command {
+        let program = env!("CARGO_BIN_EXE_nexusctl");
+        let mut command = match by {
+            [] => Command::new(program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
+        command
+            .env_clear()
+            .env("HOME", self.home.path())
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .current_dir(self.home.path())
+            .args(args)
+            .args(["--broker", &self.url])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(management) = &self.management {
+            command.args(["--management-url", management]);
+        }
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        Ran::from(self.command(args).output().unwrap())
+    }
+
+    fn run_with(&self, args: &[&str], input: &[u8]) -> Ran {
+        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        // What it does not read is no fault of this test.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        Ran::from(child.wait_with_output().unwrap())
+    }
+
+    /// Asks the broker without the program.
+    fn ask<T>(&self, question: impl AsyncFnOnce(&dyn Broker) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let target = Target {
+                url: self.url.parse().unwrap(),
+                management: self.management.as_ref().map(|url| url.parse().unwrap()),
+                vhost: None,
+                tls: TlsOptions::default(),
+                timeout: Duration::from_secs(30),
+                client_name: "nexusctl tests".to_owned(),
+            };
+            let broker = connect(target, Arc::new(SystemClock), 1).await.unwrap();
+            let answer = question(broker.as_ref()).await;
+            broker.close().await.unwrap();
+            answer
+        })
+    }
+
+    fn declare(&self, name: &str) {
+        let definition = QueueDefinition::durable(queue(name), QueueType::Classic);
+        self.ask(async |broker| broker.change(&Change::DeclareQueue(definition)).await.unwrap());
+    }
+
+    /// Publishes each line, and expects that it is confirmed.
+    fn put(&self, name: &str, lines: &str) {
+        self.run_with(&["publish", "", name, "--lines"], lines.as_bytes()).is(0);
+    }
+
+    /// How many messages wait once nobody holds any.
+    fn waiting(&self, name: &str) -> u64 {
+        self.ask(async |broker| quiet_depth(broker, name).await)
+    }
+
+    /// All bodies that wait once nobody holds any, taken out.
+    fn drain(&self, name: &str) -> Vec<String> {
+        self.ask(async |broker| {
+            let expected = quiet_depth(broker, name).await;
+            let mut consumer =
+                broker.consumer(&queue(name), ConsumerOptions::default()).await.unwrap();
+            let mut bodies = Vec::new();
+            for _ in 0..expected {
+                let next = tokio::time::timeout(Duration::from_secs(30), consumer.next()).await;
+                let delivery = next.expect("a message that the queue counts").unwrap();
+                consumer.settle(delivery.tag, Settlement::Ack).await.unwrap();
+                bodies.push(String::from_utf8_lossy(&delivery.message.body).into_owned());
+            }
+            consumer.close().await.unwrap();
+            assert_eq!(depth(broker, name).await.ready, 0, "the queue counted {expected}");
+            bodies
+        })
+    }
+}
+
+fn queue(name: &str) -> QueueName {
+    QueueName::new(name).unwrap()
+}
+
+async fn depth(broker: &dyn Broker, name: &str) -> QueueDepth {
+    broker.depth(&queue(name)).await.unwrap().unwrap()
+}
+
+async fn quiet_depth(broker: &dyn Broker, name: &str) -> u64 {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let now = depth(broker, name).await;
+        if now.consumers == 0 {
+            return now.ready;
+        }
+        assert!(Instant::now() < end, "somebody still consumes {name}: {now:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+// ---------------------------------------------------------------- processes
+
+/// What a program did.
+#[derive(Debug)]
+struct Ran {
+    status: Option<i32>,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Ran {
+        Ran {
+            status: output.status.code(),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ran {
+    #[track_caller]
+    fn is(self, status: i32) -> Ran {
+        assert_eq!(self.status, Some(status), "stdout: {}\nstderr: {}", self.out(), self.stderr);
+        self
+    }
+
+    fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    #[track_caller]
+    fn says(&self, words: &[&str]) {
+        let all = format!("{}{}", self.out(), self.stderr);
+        for word in words {
+            assert!(all.contains(word), "`{word}` is not said in:\n{all}");
+        }
+    }
+}
+
+/// A program in the background; does not outlive its test.
+struct Running(Option<Child>);
+
+impl Running {
+    fn start(command: &mut Command) -> Running {
+        Running(Some(command.spawn().unwrap()))
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child().try_wait().unwrap().is_some()
+    }
+
+    fn signal(&mut self, name: &str) {
+        signal(self.child().id(), name);
+    }
+
+    fn end(mut self) -> Ran {
+        Ran::from(self.0.take().unwrap().wait_with_output().unwrap())
+    }
+
+    /// Waits for its end, at most so long.
+    #[track_caller]
+    fn ends_within(mut self, limit: Duration) -> Ran {
+        let end = Instant::now() + limit;
+        while !self.has_ended() {
+            assert!(Instant::now() < end, "still running after {limit:?}");
+            pause();
+        }
+        self.end()
+    }
+
+    /// Kills it in the middle of its work.
+    #[track_caller]
+    fn kill(mut self) {
+        assert!(!self.has_ended(), "it ended before it was killed: {:?}", self.end());
+        self.child().kill().unwrap();
+        self.end();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill").args([name, &pid.to_string()]).status().unwrap();
+    assert!(sent.success(), "kill {name} {pid}");
+}
+
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+/// Waits until a file holds so many bytes, while `running` goes on.
+#[track_caller]
+fn await_bytes(path: &Path, bytes: u64, running: &mut Running) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while fs::metadata(path).map_or(0, |meta| meta.len()) < bytes {
+        assert!(Instant::now() < end, "{} stays too short", path.display());
+        if running.has_ended() {
+            let ran = Running(running.0.take()).end();
+            panic!("it ended before it wrote {}: {ran:?}", path.display());
+        }
+        pause();
+    }
+}
+
+/// How often to kill.
+#[expect(clippy::disallowed_methods, reason = "tests/run.sh hands the number over this way")]
+fn kills() -> u64 {
+    std::env::var("NEXUSCTL_TEST_KILLS").map_or(3, |text| text.parse().unwrap())
+}
+
+/// The whole lines of a file; what a kill cut off is left out.
+fn whole_lines(path: &Path) -> Vec<String> {
+    let bytes = fs::read(path).unwrap_or_default();
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    String::from_utf8_lossy(&bytes[..whole]).lines().map(str::to_owned).collect()
+}
+
+/// Line numbers that a report of `publish` calls confirmed.
+fn confirmed_lines(report: &Path) -> BTreeSet<u64> {
+    whole_lines(report)
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|entry| entry["fate"] == "confirmed")
+        .map(|entry| entry["line"].as_u64().unwrap())
+        .collect()
+}
+
+/// The number before ` after` in a text.
+fn number_before(text: &str, after: &str) -> Option<u64> {
+    text.split_once(after)?.0.rsplit([' ', '\n']).next()?.trim().parse().ok()
+}
+
+fn numbers(range: std::ops::Range<u64>) -> String {
+    range.map(|n| format!("{n}\n")).collect()
+}
+
+fn as_numbers(bodies: &[String]) -> Vec<u64> {
+    bodies.iter().map(|body| body.parse().unwrap()).collect()
+}
+
+// ------------------------------------------------------------------- checks
+
+/// What holds on every broker.
+mod checks {
+    use super::*;
+
+    pub(super) fn a_kill_during_a_filtered_consume_loses_nothing_and_keeps_the_order(
+        place: &Place,
+    ) {
+        place.declare("q");
+        place.put("q", &numbers(0..1000));
+        let out = place.path("out");
+        let out_name = out.display().to_string();
+        let mut running = Running::start(&mut place.command(&[
+            "consume",
+            "q",
+            "--filter",
+            "body % 2 == 0",
+            "--raw",
+            "--out",
+            &out_name,
+        ]));
+        await_bytes(&out, 1, &mut running);
+        running.kill();
+        let taken = as_numbers(&whole_lines(&out));
+        assert!(taken.iter().all(|n| n % 2 == 0), "the filter let an odd one pass");
+        let left = as_numbers(&place.drain("q"));
+        assert!(left.is_sorted(), "the order is lost: {left:?}");
+        let odd: Vec<u64> = left.iter().copied().filter(|n| n % 2 == 1).collect();
+        assert_eq!(odd, (0..1000).filter(|n| n % 2 == 1).collect::<Vec<_>>());
+        let all: BTreeSet<u64> = left.into_iter().chain(taken).collect();
+        assert_eq!(all.len(), 1000, "messages are lost");
+    }
+
+    pub(super) fn a_full_disk_acks_nothing(place: &Place) {
+        place.declare("q");
+        place.put("q", &numbers(0..100));
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let ran = Running::start(place.command(&["consume", "q", "--until-empty"]).stdout(full));
+        let ran = ran.ends_within(Duration::from_secs(30)).is(1);
+        ran.says(&["No space left on device", "still in the queue"]);
+        assert_eq!(as_numbers(&place.drain("q")), (0..100).collect::<Vec<_>>());
+    }
+
+    pub(super) fn a_reader_that_goes_away_ends_it_quietly_and_loses_nothing(place: &Place) {
+        place.declare("q");
+        // Longer than a pipe, so that it is not the pipe that swallows them.
+        let body = |n: u64| format!("{n} {}\n", "x".repeat(300_000));
+        place.put("q", &(0..20).map(body).collect::<String>());
+        let script = r#""$0" "$@" | head -n 1; echo "status ${PIPESTATUS[0]}""#;
+        let mut command = place.wrapped(&["bash", "-c", script], &["consume", "q", "--raw"]);
+        let ran = Running::start(command.stdout(File::create(place.path("out")).unwrap()))
+            .ends_within(Duration::from_secs(60))
+            .is(0);
+        let lines = whole_lines(&place.path("out"));
+        assert_eq!(lines.last().unwrap(), "status 0", "{}", ran.stderr);
+        assert_eq!(lines.len(), 2, "the first message and the status");
+        for word in ["error", "panic", "roken pipe"] {
+            assert!(!ran.stderr.contains(word), "{}", ran.stderr);
+        }
+        let bodies = place.drain("q").into_iter().chain([lines[0].clone()]);
+        let seen: BTreeSet<u64> =
+            bodies.map(|body| body.split_once(' ').unwrap().0.parse().unwrap()).collect();
+        assert_eq!(seen, (0..20).collect());
+    }
+
+    pub(super) fn five_megabytes_on_one_line_are_one_message(place: &Place) {
+        place.declare("q");
+        let body: String = (0..5_000_000u32).map(|n| char::from(b'a' + (n % 23) as u8)).collect();
+        place.put("q", &format!("{body}\n"));
+        let input = body.as_bytes();
+        place.run_with(&["publish", "", "q", "-f", "-"], input).is(0);
+        let back = place.drain("q");
+        assert_eq!(back.len(), 2);
+        assert!(back.iter().all(|one| *one == body), "the bytes differ");
+    }
+
+    pub(super) fn what_no_queue_takes_is_status_5_and_named(place: &Place) {
+        let ran = place.run(&["publish", "", "missing", "hi", "--message-id", "m-1"]).is(5);
+        ran.says(&["m-1", "missing", "NO_ROUTE", "0 messages confirmed, 1 returned"]);
+        let ran = place.run(&["publish", "nowhere", "key", "hi", "--message-id", "m-2"]).is(5);
+        ran.says(&["m-2", "no exchange 'nowhere'", "404"]);
+        // A queue that exists gets what is its own, and the status still tells of the other.
+        place.declare("q");
+        let input = br#"{"exchange":"","routingKey":"q","body":1}
+{"exchange":"","routingKey":"missing","body":2,"properties":{"messageId":"m-3"}}
+{"exchange":"","routingKey":"q","body":3}
+"#;
+        let ran = place.run_with(&["publish", "--records"], input).is(5);
+        ran.says(&["m-3", "2 messages confirmed, 1 returned"]);
+        assert_eq!(place.drain("q"), ["1", "3"]);
+    }
+
+    pub(super) fn records_keep_properties_types_and_bytes_on_their_way_through_the_program(
+        place: &Place,
+    ) {
+        place.declare("first");
+        place.declare("second");
+        let strategy = arbitrary::message();
+        let mut runner = TestRunner::default();
+        let mut messages: Vec<Message> = (0..300)
+            .map(|_| acceptable(strategy.new_tree(&mut runner).unwrap().current()))
+            .collect();
+        messages
+            .push(Message { body: (0..=255).collect::<Vec<u8>>().into(), ..Message::default() });
+        messages.push(Message { body: b"\n\r\n\0\xff".to_vec().into(), ..Message::default() });
+        let mut input = Vec::new();
+        for message in &messages {
+            let record = Record { message: message.clone(), ..Record::default() };
+            write_record(&mut input, &record.as_ref());
+            input.push(b'\n');
+        }
+        place.run_with(&["publish", "--records", "", "first"], &input).is(0);
+        let once = place.run(&["consume", "first", "--until-empty"]).is(0);
+        place.run_with(&["publish", "--records", "", "second"], &once.stdout).is(0);
+        let twice = place.run(&["consume", "second", "--until-empty"]).is(0);
+        let back: Vec<Record> = twice
+            .stdout
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| parse_record(line).unwrap())
+            .collect();
+        assert_eq!(back.len(), messages.len());
+        for (record, message) in back.iter().zip(&messages) {
+            assert!(
+                arbitrary::same(&record.message, message),
+                "sent {message:?}\ngot  {:?}",
+                record.message
+            );
+        }
+        assert_eq!(place.waiting("first") + place.waiting("second"), 0);
+    }
+
+    pub(super) fn what_a_killed_publish_called_confirmed_is_there_and_the_rest_can_be_sent(
+        place: &Place,
+    ) {
+        let input = place.file("lines", numbers(1..20_001));
+        for kill in 1..=kills() {
+            let name = format!("q{kill}");
+            place.declare(&name);
+            let report = place.path(&format!("report{kill}"));
+            let report_name = report.display().to_string();
+            let mut running = Running::start(&mut place.command(&[
+                "publish",
+                "",
+                &name,
+                "--lines",
+                "-f",
+                &input,
+                "--report",
+                &report_name,
+            ]));
+            await_bytes(&report, 1 + (kill - 1) * 60_000 % 300_000, &mut running);
+            running.kill();
+            let claimed = confirmed_lines(&report);
+            assert!(!claimed.is_empty() && claimed.len() < 20_000, "killed at {}", claimed.len());
+            // The first line without a confirm is where a rerun begins.
+            let next = (1..).find(|line| !claimed.contains(line)).unwrap();
+            place.put(&name, &numbers(next..20_001));
+            let bodies = as_numbers(&place.drain(&name));
+            let mut times = BTreeMap::<u64, u64>::new();
+            bodies.iter().for_each(|n| *times.entry(*n).or_default() += 1);
+            for line in &claimed {
+                assert!(times.contains_key(line), "line {line} was confirmed and is lost");
+            }
+            assert_eq!(times.len(), 20_000, "the rerun left something out");
+            assert!(times.values().all(|times| *times <= 2), "a line came more than twice");
+        }
+    }
+
+    pub(super) fn consume_killed_again_and_again_loses_nothing_and_repeats_little(place: &Place) {
+        let (prefetch, total) = (50, 4000);
+        place.declare("q");
+        place.put("q", &numbers(0..total));
+        let mut taken = Vec::new();
+        for kill in 0..kills() {
+            let out = place.path(&format!("out{kill}"));
+            let out_name = out.display().to_string();
+            let mut running = Running::start(&mut place.command(&[
+                "consume",
+                "q",
+                "--raw",
+                "--out",
+                &out_name,
+                "--prefetch",
+                &prefetch.to_string(),
+            ]));
+            await_bytes(&out, 1 + kill * 100 % 700, &mut running);
+            running.kill();
+            let lines = whole_lines(&out);
+            assert!(!lines.is_empty(), "killed before it wrote");
+            taken.extend(as_numbers(&lines));
+        }
+        let left = as_numbers(&place.drain("q"));
+        assert!(!left.is_empty(), "every kill came too late");
+        let seen = taken.len() + left.len();
+        let all: BTreeSet<u64> = taken.into_iter().chain(left).collect();
+        assert_eq!(all, (0..total).collect(), "messages are lost");
+        let repeats = seen as u64 - total;
+        assert!(repeats <= prefetch * kills(), "{repeats} repeats after {} kills", kills());
+    }
+
+    pub(super) fn an_interrupted_publish_says_where_to_go_on_exactly(place: &Place) {
+        for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
+            let name = format!("q{status}");
+            place.declare(&name);
+            let input = place.file("lines", numbers(1..20_001));
+            let report = place.path(&format!("report{status}"));
+            let report_name = report.display().to_string();
+            let mut running = Running::start(&mut place.command(&[
+                "publish",
+                "",
+                &name,
+                "--lines",
+                "-f",
+                &input,
+                "--report",
+                &report_name,
+            ]));
+            await_bytes(&report, 1, &mut running);
+            running.signal(signal);
+            let ran = running.ends_within(Duration::from_secs(10)).is(status);
+            let said = ran.out();
+            let confirmed = number_before(&said, " messages confirmed").expect(&said);
+            let next = said.split_once("; line ").and_then(|(_, rest)| {
+                rest.split_once(" is the first that was not sent")?.0.parse::<u64>().ok()
+            });
+            let next = next.unwrap_or_else(|| panic!("no word on where to go on: {said}"));
+            assert_eq!(confirmed_lines(&report), (1..=confirmed).collect());
+            assert_eq!(place.waiting(&name), confirmed, "{said}");
+            place.put(&name, &numbers(next..20_001));
+            assert_eq!(as_numbers(&place.drain(&name)), (1..20_001).collect::<Vec<_>>());
+        }
+    }
+
+    pub(super) fn a_signal_ends_a_waiting_consume_with_its_own_status(place: &Place) {
+        place.declare("q");
+        for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
+            place.put("q", "1\n");
+            let out = place.path(&format!("out{status}"));
+            let out_name = out.display().to_string();
+            let mut running =
+                Running::start(&mut place.command(&["consume", "q", "--raw", "--out", &out_name]));
+            await_bytes(&out, 2, &mut running);
+            running.signal(signal);
+            running.ends_within(Duration::from_secs(5)).is(status).says(&["1 message written"]);
+            assert_eq!(place.waiting("q"), 0, "what was written was not acked");
+        }
+    }
+
+    pub(super) fn a_second_interrupt_ends_a_consume_that_is_stuck_at_once(place: &Place) {
+        place.declare("q");
+        let body = |n: u64| format!("{n} {}\n", "x".repeat(300_000));
+        place.put("q", &(0..10).map(body).collect::<String>());
+        // Nobody reads its output: the first message fills the pipe and the next write waits for ever.
+        let mut running = Running::start(&mut place.command(&["consume", "q", "--raw"]));
+        place.ask(async |broker| {
+            let end = Instant::now() + Duration::from_secs(30);
+            while depth(broker, "q").await.ready > 0 {
+                assert!(Instant::now() < end, "it does not fetch");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let began = Instant::now();
+        while !running.has_ended() {
+            running.signal("-INT");
+            assert!(began.elapsed() < Duration::from_secs(3), "still running");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let status = running.child().wait().unwrap();
+        assert_eq!(status.code(), Some(130));
+        assert_eq!(place.waiting("q"), 10, "a message left the queue and was not read by anybody");
+    }
+}
+
+/// The value with NaN and infinities replaced: RabbitMQ ends the connection when it reads them.
+fn finite(value: &mut FieldValue) {
+    match value {
+        FieldValue::Float(n) if !n.is_finite() => *n = -0.0,
+        FieldValue::Double(n) if !n.is_finite() => *n = -0.0,
+        FieldValue::Array(values) => values.iter_mut().for_each(finite),
+        FieldValue::Table(table) => table.0.values_mut().for_each(finite),
+        _ => {}
+    }
+}
+
+/// Any message that RabbitMQ takes.
+fn acceptable(mut message: Message) -> Message {
+    if let Some(headers) = &mut message.properties.headers {
+        headers.0.values_mut().for_each(finite);
+    }
+    let properties: &mut Properties = &mut message.properties;
+    if properties.expiration.is_some() {
+        properties.expiration = Some("86400000".to_owned());
+    }
+    properties.user_id = None;
+    properties.delivery_mode = properties.delivery_mode.map(|mode| 1 + mode % 2);
+    message
+}
+
+macro_rules! on_every_broker {
+    ($($check:ident,)*) => {
+        on_every_broker!(@ embedded $($check)*);
+        on_every_broker!(@ rabbitmq_3_10 $($check)*);
+        on_every_broker!(@ rabbitmq_4_0 $($check)*);
+    };
+    (@ $kind:ident $($check:ident)*) => {
+        mod $kind {
+            $(
+                #[test]
+                fn $check() {
+                    if let Some(place) = super::Place::open(stringify!($kind), "peer") {
+                        super::checks::$check(&place);
+                    }
+                }
+            )*
+        }
+    };
+}
+
+on_every_broker! {
+    a_kill_during_a_filtered_consume_loses_nothing_and_keeps_the_order,
+    a_full_disk_acks_nothing,
+    a_reader_that_goes_away_ends_it_quietly_and_loses_nothing,
+    five_megabytes_on_one_line_are_one_message,
+    what_no_queue_takes_is_status_5_and_named,
+    records_keep_properties_types_and_bytes_on_their_way_through_the_program,
+    what_a_killed_publish_called_confirmed_is_there_and_the_rest_can_be_sent,
+    consume_killed_again_and_again_loses_nothing_and_repeats_little,
+    an_interrupted_publish_says_where_to_go_on_exactly,
+    a_signal_ends_a_waiting_consume_with_its_own_status,
+    a_second_interrupt_ends_a_consume_that_is_stuck_at_once,
+}
+
+// ------------------------------------------------------------ access refused
+
+/// A user of one test, without any tag.
+struct User<'a> {
+    node: &'a Node,
+    name: String,
+}
+
+impl<'a> User<'a> {
+    fn new(vhost: &'a Vhost, permissions: Option<&str>) -> User<'a> {
+        let node = &vhost.node;
+        let name = format!("user-of-{}", vhost.name);
+        let body = r#"{"password":"secret","tags":""}"#;
+        node.http("PUT", &format!("/api/users/{name}"), Some(body)).ok();
+        if permissions.is_some() {
+            let path = format!("/api/permissions/{}/{name}", vhost.name);
+            node.http("PUT", &path, permissions).ok();
+        }
+        User { node, name }
+    }
+}
+
+impl Drop for User<'_> {
+    fn drop(&mut self) {
+        let (node, path) = (self.node.clone(), format!("/api/users/{}", self.name));
+        // On a thread, because a second panic would hide the first.
+        let _ = std::thread::spawn(move || node.http("DELETE", &path, None)).join();
+    }
+}
+
+#[test]
+fn a_refused_login_a_missing_vhost_and_a_missing_permission_say_so_with_a_hint() {
+    for node in Node::all() {
+        let mut place = Place::on(&node, "access");
+        place.declare("q");
+        place.put("q", "1\n");
+        place.file("t.yaml", "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  q: {}\n");
+        let vhost = place.vhost.take().unwrap();
+        let of_guest = place.url.clone();
+        let api_of_guest = place.management.clone().unwrap();
+        let publish = ["publish", "", "q", "hi"];
+        let consume = ["consume", "q", "--until-empty"];
+        let plan = ["topology", "plan", "t.yaml"];
+
+        place.url = of_guest.replace("guest:guest@", "guest:wrong@");
+        place.management = Some(api_of_guest.replace("guest:guest@", "guest:wrong@"));
+        for args in [&publish[..], &consume, &plan] {
+            let ran = place.run(args).is(77);
+            ran.says(&["error: cannot ", "login", "hint: check user name and password"]);
+            assert!(!ran.stderr.contains("wrong@"), "the password is shown: {}", ran.stderr);
+        }
+
+        place.url = of_guest.replace(&vhost.name, "no-such-vhost");
+        place.management = Some(api_of_guest.clone());
+        for args in [&publish[..], &consume, &plan] {
+            let ran = place.run(args);
+            ran.says(&["error: cannot ", "`no-such-vhost` does not exist", "hint: "]);
+            assert_eq!(ran.status, Some(1), "{ran:?}");
+        }
+
+        let nothing = r#"{"configure":"^$","write":"^$","read":"^$"}"#;
+        let user = User::new(&vhost, Some(nothing));
+        let login = format!("{}:secret@", user.name);
+        place.url = of_guest.replace("guest:guest@", &login);
+        place.management = Some(api_of_guest.replace("guest:guest@", &login));
+        place.run(&publish).is(77).says(&["403", "ACCESS_REFUSED", "hint: "]);
+        place.run(&consume).is(77).says(&["error: cannot consume", "`q`", "hint: "]);
+        place.run(&plan).is(77).says(&["error: ", "hint: "]);
+
+        drop(user);
+        place.url = of_guest;
+        place.management = Some(api_of_guest);
+        assert_eq!(place.drain("q"), ["1"], "something was published or taken");
+        drop(vhost);
+    }
+}
+
+// ---------------------------------------------------- a broker of one's own
+
+/// A node that only this test uses, so that it may be hung and killed.
+struct OwnNode {
+    node: Node,
+    _directory: tempfile::TempDir,
+}
+
+impl OwnNode {
+    fn start() -> Option<OwnNode> {
+        // A node for the tests tells whether this machine can run one.
+        Node::from_env("4_0")?;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node");
+        OwnNode::script(&["start", "4.0", &path.display().to_string()]);
+        let node = Node::in_directory(&path.display().to_string());
+        Some(OwnNode { node, _directory: directory })
+    }
+
+    #[track_caller]
+    fn script(args: &[&str]) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/broker.sh");
+        let output = Command::new("bash").arg(script).args(args).output().unwrap();
+        assert!(output.status.success(), "broker.sh {args:?}: {output:?}");
+    }
+
+    fn restart(&mut self) {
+        OwnNode::script(&["restart", &self.node.dir]);
+        self.node = Node::in_directory(&self.node.dir);
+    }
+}
+
+impl Drop for OwnNode {
+    fn drop(&mut self) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/broker.sh");
+        // What is stopped cannot be asked to end.
+        let _ = Command::new("kill").args(["-CONT", &self.node.pid.to_string()]).status();
+        let _ = Command::new("bash").args([script, "stop", &self.node.dir]).output();
+    }
+}
+
+#[test]
+fn a_broker_that_hangs_or_dies_is_noticed_in_time_and_no_confirmed_message_is_lost() {
+    let Some(mut own) = OwnNode::start() else { return };
+    // Declared early: RabbitMQ keeps a new queue in memory for a moment before it is on the disk.
+    let place = Place::on(&own.node, "killed");
+    place.declare("q");
+    hung_while_nothing_is_connected(&own);
+    hung_in_the_middle(&own);
+    killed_in_the_middle(&mut own, &place);
+}
+
+/// What `--timeout 2s` allows, and the second that it may take on top.
+const IN_TIME: Duration = Duration::from_secs(3);
+
+fn hung_while_nothing_is_connected(own: &OwnNode) {
+    let place = Place::on(&own.node, "hung");
+    place.declare("q");
+    place.file("t.yaml", "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  q: {}\n");
+    signal(own.node.pid, "-STOP");
+    for args in [
+        &["publish", "", "q", "hi", "--timeout", "2s"][..],
+        &["consume", "q", "--until-empty", "--timeout", "2s"],
+        &["topology", "plan", "t.yaml", "--timeout", "2s"],
+        &["topology", "export", "--timeout", "2s"],
+    ] {
+        let ran = Running::start(&mut place.command(args)).ends_within(IN_TIME);
+        assert_eq!(ran.status, Some(69), "{args:?}: {ran:?}");
+        ran.says(&["error: cannot connect", "2s", "hint: "]);
+    }
+    signal(own.node.pid, "-CONT");
+    assert_eq!(place.waiting("q"), 0);
+}
+
+fn hung_in_the_middle(own: &OwnNode) {
+    let place = Place::on(&own.node, "middle");
+    place.declare("q");
+    place.put("q", "0\n");
+
+    let mut publish = Running::start(
+        place.command(&["publish", "", "q", "--lines", "--timeout", "2s"]).stdin(Stdio::piped()),
+    );
+    let mut input = publish.child().stdin.take().unwrap();
+    input.write_all(b"1\n").unwrap();
+    place.ask(async |broker| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while depth(broker, "q").await.ready < 2 {
+            assert!(Instant::now() < end, "the first line does not arrive");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    // With an endless time-out only a second Ctrl-C ends a publish that waits for its confirm.
+    let mut patient = Running::start(
+        place.command(&["publish", "", "q", "--lines", "--timeout", "1h"]).stdin(Stdio::piped()),
+    );
+    let mut patient_input = patient.child().stdin.take().unwrap();
+    patient_input.write_all(b"a\n").unwrap();
+    place.ask(async |broker| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while depth(broker, "q").await.ready < 3 {
+            assert!(Instant::now() < end, "the first line does not arrive");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+
+    // It has written all there is, acked it, and waits for more.
+    place.declare("other");
+    place.put("other", "x\n");
+    let out = place.path("out");
+    let out_name = out.display().to_string();
+    let args = ["consume", "other", "--raw", "--out", &out_name, "--timeout", "2s"];
+    let mut consumer = Running::start(&mut place.command(&args));
+    await_bytes(&out, 2, &mut consumer);
+
+    signal(own.node.pid, "-STOP");
+    let began = Instant::now();
+    input.write_all(b"2\n3\n").unwrap();
+    drop(input);
+    let ran = publish.ends_within(IN_TIME).is(6);
+    assert!(began.elapsed() > Duration::from_millis(1500), "it did not wait for the confirm");
+    ran.says(&["1 message confirmed, 2 of unknown outcome", "2s"]);
+
+    consumer.signal("-TERM");
+    let ran = consumer.ends_within(IN_TIME);
+    assert!(matches!(ran.status, Some(143 | 69)), "{ran:?}");
+    ran.says(&["1 message written"]);
+
+    patient_input.write_all(b"b\n").unwrap();
+    // The first interrupt lets it wait for what is in flight.
+    patient.signal("-INT");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(700) {
+        assert!(!patient.has_ended(), "it did not wait: {:?}", patient.end());
+        pause();
+    }
+    patient.signal("-INT");
+    let ran = patient.ends_within(Duration::from_secs(2));
+    assert!(matches!(ran.status, Some(6 | 130)), "{ran:?}");
+    signal(own.node.pid, "-CONT");
+    let left = place.drain("q");
+    assert_eq!(left[..3], ["0", "1", "a"], "a confirmed message is lost");
+}
+
+fn killed_in_the_middle(own: &mut OwnNode, place: &Place) {
+    let input = place.file("lines", numbers(1..20_001));
+    let report = place.path("report");
+    let report_name = report.display().to_string();
+    let mut running = Running::start(&mut place.command(&[
+        "publish",
+        "",
+        "q",
+        "--lines",
+        "-f",
+        &input,
+        "--report",
+        &report_name,
+        "--timeout",
+        "2s",
+    ]));
+    await_bytes(&report, 50_000, &mut running);
+    signal(own.node.pid, "-KILL");
+    let ran = running.ends_within(Duration::from_secs(10)).is(6);
+    let said = ran.out();
+    let unknown = number_before(&said, " of unknown outcome").expect(&said);
+    let confirmed = number_before(&said, " messages confirmed").expect(&said);
+    assert!((1..=512).contains(&unknown), "more than the window is unknown: {said}");
+    let claimed = confirmed_lines(&report);
+    assert_eq!(claimed.len() as u64, confirmed, "report and summary differ: {said}");
+    assert!(confirmed < 20_000);
+    let next = said.split_once("going on at line ").expect(&said).1;
+    let next: u64 = next.split(' ').next().unwrap().parse().unwrap();
+    own.restart();
+    place.put("q", &numbers(next..20_001));
+    let there = as_numbers(&place.drain("q"));
+    let all: BTreeSet<u64> = there.iter().copied().collect();
+    assert_eq!(all, (1..20_001).collect(), "a confirmed message is lost");
+    assert!(there.len() as u64 <= 20_000 + 512, "more repeats than were in flight");
+}
+
+// ----------------------------------------------------------- embedded broker
+
+#[test]
+fn several_processes_share_a_state_file_and_one_that_is_killed_takes_nothing_with_it() {
+    let place = Place::embedded();
+    place.declare("q");
+    let out = place.path("out");
+    let out_name = out.display().to_string();
+    let consume = ["consume", "q", "--raw", "--out", &out_name];
+    let mut consumer = Running::start(&mut place.command(&consume));
+    let mut publishers = Vec::new();
+    for (name, count) in [("a", 20_000), ("b", 5000)] {
+        let lines: String = (1..=count).map(|n| format!("{name} {n}\n")).collect();
+        let input = place.file(name, lines);
+        let report = place.path(&format!("report-{name}"));
+        let report_name = report.display().to_string();
+        let args = ["publish", "", "q", "--lines", "-f", &input, "--report", &report_name];
+        publishers.push((Running::start(&mut place.command(&args)), report));
+    }
+    let (unharmed, report_b) = publishers.pop().unwrap();
+    let (mut victim, report_a) = publishers.pop().unwrap();
+    await_bytes(&report_a, 1, &mut victim);
+    victim.kill();
+    unharmed.ends_within(Duration::from_secs(60)).is(0);
+    place.ask(async |broker| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while depth(broker, "q").await.ready > 0 {
+            assert!(Instant::now() < end, "the consumer does not come to an end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    consumer.signal("-INT");
+    consumer.ends_within(Duration::from_secs(10)).is(130);
+    assert_eq!(place.waiting("q"), 0);
+    let mut times = BTreeMap::<String, u64>::new();
+    for line in whole_lines(&out) {
+        *times.entry(line).or_default() += 1;
+    }
+    assert!(times.values().all(|times| *times == 1), "something came twice");
+    assert_eq!(confirmed_lines(&report_b).len(), 5000);
+    let confirmed = confirmed_lines(&report_a);
+    assert!(!confirmed.is_empty() && confirmed.len() < 20_000);
+    for line in
+        confirmed.iter().map(|n| format!("a {n}")).chain((1..=5000).map(|n| format!("b {n}")))
+    {
+        assert!(times.contains_key(&line), "`{line}` was confirmed and is lost");
+    }
+    assert!(times.keys().all(|line| {
+        let (name, number) = line.split_once(' ').unwrap();
+        matches!(name, "a" | "b") && (1..=20_000).contains(&number.parse::<u64>().unwrap())
+    }));
+}
+
+/// A small disk; unmounted when it is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+            .arg(directory.path())
+            .output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(SmallDisk(directory))
+    }
+
+    fn enlarge(&self) {
+        let done =
+            Command::new("mount").args(["-o", "remount,size=64m"]).arg(self.0.path()).status();
+        assert!(done.unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// Publishes 200 messages of 100 kB where 4 MB have room; `by` starts the program.
+fn publish_until_it_is_full(place: &Place, by: &[&str]) -> BTreeSet<u64> {
+    let body = |n: u64| format!("{n} {}\n", "x".repeat(100_000));
+    let input = place.file("lines", (1..=200).map(body).collect::<String>());
+    let report = place.path("report");
+    let report_name = report.display().to_string();
+    let args = [
+        "publish",
+        "",
+        "q",
+        "--lines",
+        "-f",
+        &input,
+        "--report",
+        &report_name,
+        "--window",
+        "8",
+        "--timeout",
+        "5s",
+    ];
+    let ran = Running::start(&mut place.wrapped(by, &args)).ends_within(Duration::from_secs(30));
+    assert!(matches!(ran.status, Some(5 | 6 | 69)), "{ran:?}");
+    ran.says(&["state.db", "messages confirmed"]);
+    assert!(!ran.stderr.contains("panic"), "{ran:?}");
+    let claimed = confirmed_lines(&report);
+    assert!(!claimed.is_empty() && claimed.len() < 200, "{} confirmed", claimed.len());
+    claimed
+}
+
+fn all_confirmed_are_there(place: &Place, claimed: &BTreeSet<u64>) {
+    let there: BTreeSet<u64> = place
+        .drain("q")
+        .iter()
+        .map(|body| body.split_once(' ').unwrap().0.parse().unwrap())
+        .collect();
+    assert!(claimed.is_subset(&there), "confirmed {claimed:?}, there {there:?}");
+}
+
+#[test]
+fn a_state_file_that_may_not_grow_loses_nothing_that_was_confirmed() {
+    let place = Place::embedded();
+    place.declare("q");
+    // Without the trap the signal would end the program before it can say anything.
+    let limited = ["bash", "-c", r#"trap '' XFSZ; ulimit -f 4096; exec "$0" "$@""#];
+    let claimed = publish_until_it_is_full(&place, &limited);
+    all_confirmed_are_there(&place, &claimed);
+}
+
+#[test]
+fn a_full_disk_under_the_state_file_loses_nothing_that_was_confirmed() {
+    let Some(disk) = SmallDisk::mount() else {
+        println!("skipped: a tmpfs cannot be mounted here (it needs root)");
+        return;
+    };
+    let mut place = Place::embedded();
+    place.url = format!("embedded:{}", disk.0.path().join("state.db").display());
+    place.declare("q");
+    let claimed = publish_until_it_is_full(&place, &[]);
+    disk.enlarge();
+    all_confirmed_are_there(&place, &claimed);
+}
