@@ -17,7 +17,6 @@ use super::output::{ColorChoice, Format, Verbosity};
     name = "nexusctl",
     bin_name = "nexusctl",
     version,
-    disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 100,
@@ -132,7 +131,7 @@ pub enum Command {
     /// Keep exchanges, queues, bindings and policies under version control
     Topology(super::topology::TopologyArgs),
     /// Publish messages, each confirmed
-    Publish(super::publish::PublishArgs),
+    Publish(Box<super::publish::PublishArgs>),
     /// Take messages out of a queue, each acked only after it is written
     Consume(super::consume::ConsumeArgs),
     /// Manage contexts: named ways to reach a broker

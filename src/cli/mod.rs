@@ -37,12 +37,14 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches};
 
+use crate::telemetry::logs::{self, LogFormat};
+
 pub use exit::ExitStatus;
 pub use host::Host;
 
 use args::{Cli, Command};
 use error::{CliError, code};
-use output::Format;
+use output::{Format, Verbosity};
 use session::Session;
 
 /// Runs the real process: its arguments, its streams, its environment.
@@ -72,6 +74,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, host: Host) -> ExitStatus {
     end(&mut session, |session| {
         let cli = parse(&args, session)?;
         session.configure(cli.global)?;
+        log(session)?;
         dispatch(cli.command, session)
     })
 }
@@ -89,6 +92,26 @@ fn end(
             error.status
         }
     }
+}
+
+/// Begins logging on stderr when it is asked for. Only the process has a subscriber to set.
+fn log(session: &Session) -> Result<(), CliError> {
+    let asked = match session.ui.verbosity {
+        Verbosity::Debug => Some("nexus=trace"),
+        Verbosity::Verbose => Some("nexus=debug"),
+        Verbosity::Normal | Verbosity::Quiet => None,
+    };
+    let variable = session.environment.get("NEXUSCTL_LOG");
+    let Some(filter) = variable.or(asked).filter(|_| session.is_process) else { return Ok(()) };
+    let format = if session.ui.format.is_machine() {
+        LogFormat::Json
+    } else {
+        LogFormat::Text { color: session.ui.stderr_style.color }
+    };
+    let subscriber = logs::subscriber(filter, format, Box::new(std::io::stderr()))
+        .map_err(|error| CliError::settings(format!("environment NEXUSCTL_LOG: {error}")))?;
+    tracing::subscriber::set_global_default(subscriber)
+        .map_err(|error| CliError::new(code::INTERNAL, ExitStatus::Internal, error.to_string()))
 }
 
 /// The tree of all commands.
@@ -167,7 +190,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Check(args) => check::run(args, session),
         Command::Init(args) => init::run(args, session),
         Command::Consume(args) => consume::run(args, session),
-        Command::Publish(args) => publish::run(args, session),
+        Command::Publish(args) => publish::run(*args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),
     }

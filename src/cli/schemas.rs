@@ -8,7 +8,9 @@ use crate::topology::route::RouteReport;
 use crate::topology::spec::TopologySpec;
 
 use super::consume::{ConsumeView, MessagesView};
-use super::context::{ContextListView, ContextView, CurrentContextView, EffectiveSettingsView};
+use super::context::{
+    ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
+};
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView};
 use super::init::InitView;
@@ -27,6 +29,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<ApplyView>(),
         of::<ConsumeView>(),
         of::<ContextListView>(),
+        of::<ContextValidationView>(),
         of::<ContextView>(),
         of::<CurrentContextView>(),
         of::<DiffView>(),

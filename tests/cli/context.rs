@@ -100,6 +100,27 @@ fn a_misspelt_variable_and_a_password_on_the_command_line_are_warned_of() {
 }
 
 #[test]
+fn a_context_is_validated_step_by_step() {
+    let machine = Machine::new();
+    machine.run("context add scratch --broker embedded: --state state.db").ok();
+    let shown = machine.run("context validate scratch --connect").ok();
+    assert!(shown.starts_with("ok settings: broker embedded:\nok connection: embedded"), "{shown}");
+    machine.run("context add far --broker amqp://nexus@127.0.0.1:1 --password-file secret").ok();
+    let shown = machine.run("context validate far --connect");
+    assert_eq!(
+        shown.shown(),
+        "ok settings: broker amqp://nexus@127.0.0.1:1\n\
+         failed password: cannot read the password file [root]/work/secret: No such file or \
+         directory (os error 2)\n[exit status: 78]\n"
+    );
+    machine.write("secret", "hunter2\n");
+    let shown = machine.run("context validate far --connect");
+    assert_eq!(shown.status, 69, "{}", shown.shown());
+    assert!(shown.stdout.contains("failed connection: "), "{}", shown.stdout);
+    assert!(!shown.shown().contains("hunter2"));
+}
+
+#[test]
 fn an_unknown_context_names_the_nearest() {
     let machine = Machine::new();
     machine.run("context add staging --broker embedded:").ok();

@@ -1,6 +1,13 @@
 //! Commands as a person runs them: in process with captured streams and an environment of their own;
 //! only signals, pipes and exit codes need the real binary.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails, reads what it is told by, and says what it skips"
+)]
+
 mod context;
 mod examples;
 mod explain;

@@ -169,15 +169,15 @@ fn a_route_says_which_queues_get_it_and_status_2_when_none_does() {
          rejected (when a consumer rejects it without requeue): dead-lettered to exchange \
          `dead_letter` by `orders`\n    queue dead.orders (quorum)\n      \
          rejected (when a consumer rejects it without requeue): dropped\n      \
-         delivery_limit (after it came back 20 times and once more): dropped\n  \
+         delivery_limit (after it came back 1000000 times and once more): dropped\n  \
          maxlen (when it is the oldest and more than 100 messages wait): dead-lettered to exchange \
          `dead_letter` by `orders`\n    queue dead.orders (quorum)\n      \
          rejected (when a consumer rejects it without requeue): dropped\n      \
-         delivery_limit (after it came back 20 times and once more): dropped\n  \
+         delivery_limit (after it came back 1000000 times and once more): dropped\n  \
          delivery_limit (after it came back 20 times and once more): dead-lettered to exchange \
          `dead_letter` by `orders`\n    queue dead.orders (quorum)\n      \
          rejected (when a consumer rejects it without requeue): dropped\n      \
-         delivery_limit (after it came back 20 times and once more): dropped\n\nreaches 1 queue\n"
+         delivery_limit (after it came back 1000000 times and once more): dropped\n\nreaches 1 queue\n"
     );
     assert_eq!(machine.run("topology route events customer.new").status, 2);
 }

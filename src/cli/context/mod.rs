@@ -1,5 +1,6 @@
 //! `nexusctl context …`: named ways to reach a broker.
 
+mod validate;
 mod view;
 
 use std::path::Path;
@@ -15,6 +16,9 @@ use super::session::Session;
 use super::settings::contexts::{ContextFile, ContextSpec, Contexts, TlsSpec, is_name};
 use super::settings::{Settings, of_context};
 
+use validate::ValidateArgs;
+
+pub use validate::ContextValidationView;
 pub use view::{ContextListView, ContextView, CurrentContextView, EffectiveSettingsView};
 
 /// Arguments of `context`.
@@ -36,6 +40,8 @@ enum ContextCommand {
     Use(UseArgs),
     /// Show a context, or every setting in effect
     Show(ShowArgs),
+    /// Look for mistakes in a context, and try to connect
+    Validate(ValidateArgs),
     /// Print the name of the context in use
     Current(CurrentArgs),
     /// Remove a context
@@ -128,6 +134,7 @@ pub(super) fn run(args: ContextArgs, session: &mut Session) -> Result<ExitStatus
         ContextCommand::List(args) => list(args, session),
         ContextCommand::Use(args) => use_context(args, session),
         ContextCommand::Show(args) => show(args, session),
+        ContextCommand::Validate(args) => validate::run(args, session),
         ContextCommand::Current(args) => current(args, session),
         ContextCommand::Remove(args) => remove(args, session),
     }
