@@ -812,6 +812,22 @@ fn a_broker_that_hangs_or_dies_is_noticed_in_time_and_no_confirmed_message_is_lo
     killed_in_the_middle(&mut own, &place);
 }
 
+/// A node that has stopped, until this is dropped.
+struct Hung(u32);
+
+impl Hung {
+    fn new(own: &OwnNode) -> Hung {
+        signal(own.node.pid, "-STOP");
+        Hung(own.node.pid)
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-CONT", &self.0.to_string()]).status();
+    }
+}
+
 /// What `--timeout 2s` allows, and the second that it may take on top.
 const IN_TIME: Duration = Duration::from_secs(3);
 
@@ -819,7 +835,7 @@ fn hung_while_nothing_is_connected(own: &OwnNode) {
     let place = Place::on(&own.node, "hung");
     place.declare("q");
     place.file("t.yaml", "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  q: {}\n");
-    signal(own.node.pid, "-STOP");
+    let hung = Hung::new(own);
     for args in [
         &["publish", "", "q", "hi", "--timeout", "2s"][..],
         &["consume", "q", "--until-empty", "--timeout", "2s"],
@@ -830,7 +846,7 @@ fn hung_while_nothing_is_connected(own: &OwnNode) {
         assert_eq!(ran.status, Some(69), "{args:?}: {ran:?}");
         ran.says(&["error: cannot connect", "2s", "hint: "]);
     }
-    signal(own.node.pid, "-CONT");
+    drop(hung);
     assert_eq!(place.waiting("q"), 0);
 }
 
@@ -874,7 +890,7 @@ fn hung_in_the_middle(own: &OwnNode) {
     let mut consumer = Running::start(&mut place.command(&args));
     await_bytes(&out, 2, &mut consumer);
 
-    signal(own.node.pid, "-STOP");
+    let hung = Hung::new(own);
     let began = Instant::now();
     input.write_all(b"2\n3\n").unwrap();
     drop(input);
@@ -898,7 +914,7 @@ fn hung_in_the_middle(own: &OwnNode) {
     patient.signal("-INT");
     let ran = patient.ends_within(Duration::from_secs(2));
     assert!(matches!(ran.status, Some(6 | 130)), "{ran:?}");
-    signal(own.node.pid, "-CONT");
+    drop(hung);
     let left = place.drain("q");
     assert_eq!(left[..3], ["0", "1", "a"], "a confirmed message is lost");
 }

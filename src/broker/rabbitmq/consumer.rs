@@ -289,6 +289,11 @@ impl Consumer for RabbitConsumer {
         if !subscription.channel.status().connected() {
             return flushed;
         }
+        if subscription.link.is_silent() {
+            // The goodbye is handed over; nobody would answer it.
+            let _ = start(subscription.channel.close(200, "OK".into()));
+            return flushed;
+        }
         let attempted = format!("end the consumer of queue `{}`", self.queue);
         // Only when it may be needed: with a single active consumer the next one starts at once, and
         // would see what is given back here after what is behind it.

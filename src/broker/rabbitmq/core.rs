@@ -268,17 +268,17 @@ impl Core {
 
     /// Ends all connections, at most for the time-out.
     pub(super) async fn close(&self) {
-        let links = self.slots.iter().map(|slot| async {
-            let link = {
-                let mut slot = slot.lock().await;
-                slot.spare.clear();
-                slot.link.take()
-            };
-            if let Some(link) = link {
-                link.close().await;
-            }
-        });
-        futures_util::future::join_all(links).await;
+        let mut links = Vec::new();
+        for slot in &self.slots {
+            let mut slot = slot.lock().await;
+            slot.spare.clear();
+            links.extend(slot.link.take());
+        }
+        // It is one broker: what does not answer on one connection does not on the others.
+        if links.iter().any(|link| link.is_silent()) {
+            links.iter().for_each(|link| link.note_silence());
+        }
+        futures_util::future::join_all(links.iter().map(|link| link.close())).await;
     }
 }
 

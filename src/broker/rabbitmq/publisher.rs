@@ -185,7 +185,10 @@ impl RabbitPublisher {
             Err(_) => {
                 let why = self.wire.as_ref().map_or_else(
                     || "no confirm in time".to_owned(),
-                    |wire| wire.link.silence("confirm"),
+                    |wire| {
+                        wire.link.note_silence();
+                        wire.link.silence("confirm")
+                    },
                 );
                 if let Some(front) = self.take_front() {
                     match front.leave {
