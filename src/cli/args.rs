@@ -120,7 +120,6 @@ impl GlobalArgs {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it in a run")]
 pub enum Command {
     /// See the main job done once: topology, a thousand messages, dead letters
     Quickstart(super::quickstart::QuickstartArgs),
