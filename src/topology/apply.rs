@@ -64,6 +64,11 @@ pub enum Event<'a> {
 pub trait Observer: Send {
     /// Something happened.
     fn event(&mut self, event: &Event<'_>);
+
+    /// Whether to begin nothing new. Asked before each step; a unit that has begun is finished.
+    fn wants_stop(&self) -> bool {
+        false
+    }
 }
 
 /// Hears nothing.
@@ -416,16 +421,23 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
+    /// Whether `step` is left out, because an earlier one failed or somebody asked to stop.
+    fn holds_back(&self, step: &Step, failed: bool, begun_units: &BTreeSet<&str>) -> bool {
+        let begun = step.unit.as_deref().is_some_and(|unit| begun_units.contains(unit));
+        (failed && !self.options.continue_on_error) || (self.observer.wants_stop() && !begun)
+    }
+
     /// Runs `steps` phase by phase; `snapshot` is what the broker looks like before, and after.
     async fn steps(&mut self, steps: &[&Step], snapshot: &mut Snapshot) -> Result<(), ApplyError> {
         let mut failed = false;
         let mut broken_units: BTreeSet<&str> = BTreeSet::new();
+        let mut begun_units: BTreeSet<&str> = BTreeSet::new();
         let mut rest = steps;
         while let Some(first) = rest.first() {
             let end = rest.iter().position(|step| step.phase != first.phase).unwrap_or(rest.len());
             let (batch, after) = rest.split_at(end);
             rest = after;
-            if failed && !self.options.continue_on_error {
+            if batch.iter().all(|step| self.holds_back(step, failed, &begun_units)) {
                 for step in batch {
                     self.skip(step);
                 }
@@ -438,7 +450,7 @@ impl Runner<'_> {
             let mut since_check = 0;
             for step in batch {
                 if broken_units.contains(step.unit.as_deref().unwrap_or(""))
-                    || (failed && !self.options.continue_on_error)
+                    || self.holds_back(step, failed, &begun_units)
                 {
                     pending.push((step, skipped(step)));
                     continue;
@@ -458,6 +470,7 @@ impl Runner<'_> {
                     self.lock.check().await?;
                 }
                 self.observer.event(&Event::Started(step));
+                begun_units.extend(step.unit.as_deref());
                 let report = self.step(step).await?;
                 if report.outcome == StepOutcome::Failed {
                     self.journal.failed(&step.id, report.error.as_deref().unwrap_or(""))?;
