@@ -198,7 +198,8 @@ fn trespasses(file: &File) -> Vec<String> {
         .collect()
 }
 
-fn check(findings: Vec<String>) {
+#[track_caller]
+fn check(findings: &[String]) {
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
 }
 
@@ -207,8 +208,8 @@ fn every_room_imports_only_rooms_above_it() {
     let rooms = rooms(include_str!("../src/lib.rs"));
     assert!(rooms.len() > 5, "src/lib.rs lists its rooms as `pub mod name;`");
     let files = rust_files("src");
-    check(files.iter().flat_map(|file| arrows_back(file, &rooms)).collect());
-    check(files.iter().flat_map(climbs_out).collect());
+    check(&files.iter().flat_map(|file| arrows_back(file, &rooms)).collect::<Vec<_>>());
+    check(&files.iter().flat_map(climbs_out).collect::<Vec<_>>());
 }
 
 #[test]
@@ -236,24 +237,24 @@ fn the_two_brokers_do_not_know_each_other() {
         };
         mentions(file.code(), file, &[foreign], "one implementation must not name the other:")
     });
-    check(strays.collect());
+    check(&strays.collect::<Vec<_>>());
 }
 
 #[test]
 fn files_named_after_decisions_are_pure() {
-    check(rust_files("src").iter().flat_map(impurities).collect());
+    check(&rust_files("src").iter().flat_map(impurities).collect::<Vec<_>>());
 }
 
 #[test]
 fn reserved_words_stay_in_their_rooms() {
-    check(rust_files("src").iter().flat_map(trespasses).collect());
+    check(&rust_files("src").iter().flat_map(trespasses).collect::<Vec<_>>());
 }
 
 #[test]
 fn every_file_says_what_it_is_for() {
     let files = rust_files("src").into_iter().chain(rust_files("tests"));
     let silent = files.filter(|file| !file.text.starts_with("//!")).map(|file| file.path);
-    check(silent.collect());
+    check(&silent.collect::<Vec<_>>());
 }
 
 /// The checks above find what they are made to find.
