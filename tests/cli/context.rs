@@ -121,6 +121,18 @@ fn a_context_is_validated_step_by_step() {
 }
 
 #[test]
+fn a_dry_run_writes_no_context() {
+    let machine = Machine::new();
+    let ran = machine.run("context add a --broker embedded: --dry-run");
+    assert!(ran.stderr.starts_with("context `a` would be in"), "{}", ran.shown());
+    assert!(!machine.root().join(CONFIG).exists());
+    machine.run("context add a --broker embedded:").ok();
+    machine.run("context remove a --dry-run").ok();
+    machine.run("context use a --dry-run").ok();
+    assert_eq!(machine.run("context show a").ok(), "a\n  broker: embedded:\n");
+}
+
+#[test]
 fn an_unknown_context_names_the_nearest() {
     let machine = Machine::new();
     machine.run("context add staging --broker embedded:").ok();

@@ -1,5 +1,7 @@
 //! Topology from the command line, on the embedded broker.
 
+use nexus::cli::signals::Signal;
+
 use crate::harness::Machine;
 
 const FILE: &str = "apiVersion: nexus/v1
@@ -72,6 +74,32 @@ fn without_a_terminal_nothing_is_lost_unless_agreed() {
     assert_eq!(blocked.status, 4, "{}", blocked.shown());
     machine.run("topology destroy --lose-messages --yes").ok();
     assert_eq!(machine.run("topology diff").status, 2);
+}
+
+#[test]
+fn a_run_that_is_asked_to_stop_begins_no_step_and_says_so() {
+    let mut machine = machine();
+    machine.run("topology apply").ok();
+    machine.write("topology.yaml", &FILE.replace("orders:", "others:"));
+    machine.stop.ask(Signal::Interrupt);
+    let ran = machine.run("topology apply");
+    assert_eq!(ran.status, 130, "{}", ran.shown());
+    assert!(ran.stdout.contains("skipped declare queue `others`"), "{}", ran.stdout);
+    machine.stop = Default::default();
+    assert_eq!(machine.run("topology diff").status, 2);
+    machine.run("topology apply").ok();
+    assert_eq!(machine.run("topology diff").status, 0);
+}
+
+#[test]
+fn a_broker_that_never_answers_is_given_up_after_the_timeout() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let machine = machine();
+    let started = std::time::Instant::now();
+    let ran = machine.run(&format!("topology plan --timeout 500ms --broker amqp://{address}"));
+    assert_eq!(ran.status, 69, "{}", ran.shown());
+    assert!(started.elapsed() < std::time::Duration::from_millis(1500), "{:?}", started.elapsed());
 }
 
 #[test]

@@ -83,6 +83,9 @@ struct AddArgs {
     /// Make it the current context
     #[arg(long = "use")]
     use_it: bool,
+    /// Show the result, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -98,6 +101,9 @@ struct UseArgs {
     /// Use no context
     #[arg(long, conflicts_with = "name")]
     none: bool,
+    /// Show the result, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +130,9 @@ struct RemoveArgs {
     /// The context
     #[arg(value_name = "CONTEXT")]
     name: String,
+    /// Show the result, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Runs one of the commands.
@@ -142,6 +151,7 @@ pub(super) fn run(args: ContextArgs, session: &mut Session) -> Result<ExitStatus
 
 fn add(args: AddArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let (name, replace, use_it) = (args.name.clone(), args.replace, args.use_it);
+    let dry_run = args.dry_run;
     if !is_name(&name) {
         return Err(CliError::usage(format!("`{name}` is no name for a context"))
             .hint("a name has letters, digits, `-`, `_`, `.`, and begins with a letter or digit"));
@@ -151,7 +161,7 @@ fn add(args: AddArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     // Refuse what could not be used later.
     of_context(&name, &spec, path.parent().unwrap_or(Path::new(".")))?;
     let view = ContextView::new(&name, &spec, use_it);
-    Contexts::update(&path, |contexts| {
+    Contexts::update(&path, dry_run, |contexts| {
         let ContextFile { current, contexts: Entries(entries) } = &mut contexts.file;
         match entries.iter_mut().find(|(known, _)| known.value == name) {
             Some((_, known)) if replace => *known = spec,
@@ -168,7 +178,8 @@ fn add(args: AddArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
         Ok(())
     })?;
     session.ui.report(&view)?;
-    session.ui.status(format!("context `{name}` is in {}", path.display()));
+    let done = if dry_run { "would be" } else { "is" };
+    session.ui.status(format!("context `{name}` {done} in {}", path.display()));
     Ok(ExitStatus::Done)
 }
 
@@ -183,6 +194,7 @@ fn spec_of(args: AddArgs, global: &GlobalArgs, session: &Session) -> Result<Cont
         state,
         replace: _,
         use_it: _,
+        dry_run: _,
     } = args;
     if global.password_stdin {
         return Err(CliError::usage("a context keeps no password that is typed or piped")
@@ -237,8 +249,8 @@ fn in_use(session: &mut Session, contexts: &Contexts) -> Option<String> {
 }
 
 fn use_context(args: UseArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
-    let UseArgs { name, none: _ } = args;
-    Contexts::update(&session.config_path()?, |contexts| {
+    let UseArgs { name, none: _, dry_run } = args;
+    Contexts::update(&session.config_path()?, dry_run, |contexts| {
         if let Some(name) = &name {
             contexts.get(name)?;
         }
@@ -288,9 +300,9 @@ fn current(args: CurrentArgs, session: &mut Session) -> Result<ExitStatus, CliEr
 }
 
 fn remove(args: RemoveArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
-    let RemoveArgs { name } = args;
+    let RemoveArgs { name, dry_run } = args;
     let confirmed = session.global.confirm.as_deref() == Some(&name);
-    let view = Contexts::update(&session.config_path()?, |contexts| {
+    let view = Contexts::update(&session.config_path()?, dry_run, |contexts| {
         let spec = contexts.get(&name)?;
         if spec.protected && !confirmed {
             return Err(CliError::consent(format!("the context `{name}` is protected"))
@@ -305,6 +317,7 @@ fn remove(args: RemoveArgs, session: &mut Session) -> Result<ExitStatus, CliErro
         Ok(view)
     })?;
     session.ui.report(&view)?;
-    session.ui.status(format!("context `{name}` is removed"));
+    let done = if dry_run { "would be" } else { "is" };
+    session.ui.status(format!("context `{name}` {done} removed"));
     Ok(ExitStatus::Done)
 }

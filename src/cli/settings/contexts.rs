@@ -166,14 +166,19 @@ impl Contexts {
         self.file.current.as_ref().map(|name| name.value.as_str())
     }
 
-    /// Reads the file, lets `change` work on it, and writes it back, with everybody else kept out.
+    /// Reads the file, lets `change` work on it, and writes it back, with everybody else kept out. A
+    /// dry run does not write.
     ///
     /// # Errors
     /// What reading, `change` or writing fail with; the file is then as before.
     pub fn update<T>(
         path: &Path,
+        dry_run: bool,
         change: impl FnOnce(&mut Contexts) -> Result<T, CliError>,
     ) -> Result<T, CliError> {
+        if dry_run {
+            return change(&mut Contexts::read(path)?);
+        }
         // A link to the file, as dotfile managers make, stays a link.
         let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let failed = |error: io::Error| {
@@ -272,7 +277,7 @@ mod tests {
         let (dir, path) = file("current: a\ncontexts: {a: {timeout: 5s}}", 0o644);
         let link = dir.path().join("link.yaml");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        Contexts::update(&link, |contexts| {
+        Contexts::update(&link, false, |contexts| {
             let spec = ContextSpec { protected: true, ..ContextSpec::default() };
             contexts.file.contexts.0.push(("b".to_owned().into(), spec));
             Ok(())
@@ -289,7 +294,7 @@ mod tests {
     #[test]
     fn a_failed_update_leaves_the_file_as_it_was() {
         let (_dir, path) = file("current: a\n", 0o600);
-        let result = Contexts::update(&path, |contexts| {
+        let result = Contexts::update(&path, false, |contexts| {
             contexts.file.current = None;
             Err::<(), _>(CliError::failed("no"))
         });

@@ -9,7 +9,9 @@ use clap::Args;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::time::HumanDuration;
 use crate::broker::{Broker, BrokerIdentity, LockHolder, Snapshot};
-use crate::topology::apply::{self, ApplyError, ApplyOptions, ApplyReport, Event, Observer};
+use crate::topology::apply::{
+    self, ApplyError, ApplyOptions, ApplyReport, Event, Observer, StepOutcome,
+};
 use crate::topology::destroy::destroy as plan_destroy;
 use crate::topology::diff::diff as compare;
 use crate::topology::export::export as topology_of;
@@ -25,6 +27,7 @@ use crate::cli::consent::{self, Deed};
 use crate::cli::error::{CliError, code};
 use crate::cli::exit::ExitStatus;
 use crate::cli::output::count;
+use crate::cli::progress::Progress;
 use crate::cli::session::Session;
 
 use super::files::{self, FileArgs, SetArgs};
@@ -326,10 +329,12 @@ fn execute(
             }
             _ => None,
         };
-        let mut teller = Teller { session };
+        let bar = Progress::new(&session.ui, Some(plan.steps.len() as u64), "steps");
+        let mut teller = Teller { session, bar, done: 0 };
         let result =
             apply::apply(broker.as_ref(), &plan, desired, &options, clock.as_ref(), &mut teller)
                 .await;
+        teller.bar.clear();
         let report = match result {
             Ok(report) => report,
             Err(error @ ApplyError::Blocked(_)) => {
@@ -340,7 +345,12 @@ fn execute(
         };
         broker.close().await?;
         session.ui.report(&ApplyView::from(&report))?;
-        Ok(status_of(&report))
+        let left_out = report.steps.iter().any(|step| step.outcome == StepOutcome::Skipped);
+        Ok(if left_out && session.stop.signal().is_some() {
+            session.stop.status()
+        } else {
+            status_of(&report)
+        })
     })
 }
 
@@ -385,9 +395,15 @@ fn status_of(report: &ApplyReport) -> ExitStatus {
 /// Says on stderr what happens while it happens.
 struct Teller<'a> {
     session: &'a mut Session,
+    bar: Progress,
+    done: u64,
 }
 
 impl Observer for Teller<'_> {
+    fn wants_stop(&self) -> bool {
+        self.session.stop.signal().is_some()
+    }
+
     fn event(&mut self, event: &Event<'_>) {
         let ui = &mut self.session.ui;
         match event {
@@ -406,9 +422,11 @@ impl Observer for Teller<'_> {
             Event::Moved(step, moved) => tracing::info!(
                 object = %step.object, out = moved.out, back = moved.back, "moved"
             ),
-            Event::Finished(report) => tracing::info!(
-                step = %report.id, outcome = ?report.outcome, "{}", report.what
-            ),
+            Event::Finished(report) => {
+                self.done += 1;
+                self.bar.at(self.done);
+                tracing::info!(step = %report.id, outcome = ?report.outcome, "{}", report.what);
+            }
         }
     }
 }
