@@ -3,6 +3,12 @@
 //!
 //! Re-executes itself as the bare lapin loops, so that both sides are whole processes.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "benches/run.sh hands its folders over by environment, and reads nothing but stdout"
+)]
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Publishing and consuming through the real brokers: the embedded one and both RabbitMQ versions.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails should fail its test")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -27,7 +29,6 @@ use proptest::test_runner::TestRunner;
 use support::{Node, Vhost};
 
 #[path = "../src/message/arbitrary.rs"]
-#[expect(unreachable_pub, reason = "the library's tests use the same file")]
 mod arbitrary;
 
 /// A broker with a place of its own.

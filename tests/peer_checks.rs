@@ -4,6 +4,12 @@
 //!
 //! `NEXUSCTL_TEST_KILLS` says how often something is killed (3 when it is not set).
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a step that fails should fail its test, and a skipped one say so"
+)]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +34,6 @@ use proptest::test_runner::TestRunner;
 use support::{Node, Vhost};
 
 #[path = "../src/message/arbitrary.rs"]
-#[expect(unreachable_pub, reason = "the library's tests use the same file")]
 mod arbitrary;
 
 // ------------------------------------------------------------------- places
