@@ -458,8 +458,8 @@ mod checks {
             .map(|_| acceptable(strategy.new_tree(&mut runner).unwrap().current()))
             .collect();
         messages
-            .push(Message { body: (0..=255).collect::<Vec<u8>>().into(), ..Message::default() });
-        messages.push(Message { body: b"\n\r\n\0\xff".to_vec().into(), ..Message::default() });
+            .push(Message { body: (0..=255).collect::<Vec<u8>>(), ..Message::default() });
+        messages.push(Message { body: b"\n\r\n\0\xff".to_vec(), ..Message::default() });
         let mut input = Vec::new();
         for message in &messages {
             let record = Record { message: message.clone(), ..Record::default() };
