@@ -254,7 +254,7 @@ fn bulk(bench: &Bench) {
     let count = BULK.to_string();
     let mut publish_ours = || {
         time(bench.nexusctl().args([
-            "publish", "", "bulk", "--input", "ndjson", "-f", &file, "--window", &window, "-q",
+            "publish", "", "bulk", "--records", "-f", &file, "--window", &window, "-q",
         ]))
     };
     let mut consume_ours = || {
@@ -263,8 +263,7 @@ fn bulk(bench: &Bench) {
             "bulk",
             "--count",
             &count,
-            "--output-format",
-            "raw",
+            "--raw",
             "-q",
         ]))
     };
@@ -303,7 +302,7 @@ fn embedded(bench: &Bench) {
         time(
             bench
                 .embedded(&state)
-                .args(["publish", "", "bulk", "--input", "ndjson", "--window", "2048", "-q", "-f"])
+                .args(["publish", "", "bulk", "--records", "--window", "2048", "-q", "-f"])
                 .arg(&file),
         )
     };
@@ -313,8 +312,7 @@ fn embedded(bench: &Bench) {
             "bulk",
             "--count",
             &count,
-            "--output-format",
-            "raw",
+            "--raw",
             "-q",
         ]))
     };
