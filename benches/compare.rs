@@ -254,19 +254,19 @@ fn bulk(bench: &Bench) {
     let count = BULK.to_string();
     let mut publish_ours = || {
         time(bench.nexusctl().args([
-            "publish", "", "bulk", "--records", "-f", &file, "--window", &window, "-q",
-        ]))
-    };
-    let mut consume_ours = || {
-        time(bench.nexusctl().args([
-            "consume",
+            "publish",
+            "",
             "bulk",
-            "--count",
-            &count,
-            "--raw",
+            "--records",
+            "-f",
+            &file,
+            "--window",
+            &window,
             "-q",
         ]))
     };
+    let mut consume_ours =
+        || time(bench.nexusctl().args(["consume", "bulk", "--count", &count, "--raw", "-q"]));
     let mut publish_bare = || time(&mut bench.itself(&["bare-publish", bench.amqp(), "bulk"]));
     let mut consume_bare = || time(&mut bench.itself(&["bare-consume", bench.amqp(), "bulk"]));
     let times = in_turn(
@@ -306,16 +306,8 @@ fn embedded(bench: &Bench) {
                 .arg(&file),
         )
     };
-    let mut consume = || {
-        time(bench.embedded(&state).args([
-            "consume",
-            "bulk",
-            "--count",
-            &count,
-            "--raw",
-            "-q",
-        ]))
-    };
+    let mut consume =
+        || time(bench.embedded(&state).args(["consume", "bulk", "--count", &count, "--raw", "-q"]));
     let times = in_turn(3, &mut [&mut publish, &mut consume]);
     row(
         "embedded: publish durably / consume, 1 KiB each",

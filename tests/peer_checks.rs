@@ -457,8 +457,7 @@ mod checks {
         let mut messages: Vec<Message> = (0..300)
             .map(|_| acceptable(strategy.new_tree(&mut runner).unwrap().current()))
             .collect();
-        messages
-            .push(Message { body: (0..=255).collect::<Vec<u8>>(), ..Message::default() });
+        messages.push(Message { body: (0..=255).collect::<Vec<u8>>(), ..Message::default() });
         messages.push(Message { body: b"\n\r\n\0\xff".to_vec(), ..Message::default() });
         let mut input = Vec::new();
         for message in &messages {
