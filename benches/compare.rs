@@ -147,7 +147,12 @@ impl Bench {
 /// Runs to the end and returns how long it took; what it prints goes to `/dev/null`.
 fn time(command: &mut Command) -> Duration {
     let from = Instant::now();
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("to start");
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("to start");
     assert!(status.success(), "{command:?} ended with {status}");
     from.elapsed()
 }
