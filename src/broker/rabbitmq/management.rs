@@ -387,15 +387,13 @@ impl Management {
         Ok(())
     }
 
-    async fn vhost_state(&self, attempted: &str) -> Result<VhostState, Failure> {
+    /// `None` when the vhost is not listed: it does not exist, or the login may not see it.
+    async fn vhost_state(&self, attempted: &str) -> Result<Option<VhostState>, Failure> {
         // One vhost alone needs an administrator; the list does not.
         let list = listing::entries(self.get(attempted, &["vhosts"], "").await?);
         let name = self.vhost.as_str();
-        let Some(entry) = list.iter().find(|entry| listing::text(entry, "name") == Some(name))
-        else {
-            return Err(Failure::Refused(Refusal { status: 404, reason: "Not Found".to_owned() }));
-        };
-        Ok(listing::vhost(entry))
+        let entry = list.iter().find(|entry| listing::text(entry, "name") == Some(name));
+        Ok(entry.map(listing::vhost))
     }
 
     async fn permissions(&self, attempted: &str) -> Result<Option<Permissions>, Failure> {
@@ -427,7 +425,7 @@ impl Management {
         };
         let listed = timeout(self.timeout, all).await.map_err(|_| self.late(a))?;
         let (
-            mut vhost,
+            vhost,
             limits,
             exchanges,
             mut queues,
@@ -439,6 +437,12 @@ impl Management {
         ) = match listed {
             Ok(listed) => listed,
             Err(failure) => return Err(self.explain(a, failure).await),
+        };
+        // What a login may not see is refused by the other lists, with the reason; so this vhost went
+        // while we looked.
+        let Some(mut vhost) = vhost else {
+            let gone = Refusal { status: 404, reason: "Not Found".to_owned() };
+            return Err(self.explain(a, Failure::Refused(gone)).await);
         };
         vhost.limits = listing::limits(&limits, self.vhost.as_str());
         if let Some(consumers) = consumers {
