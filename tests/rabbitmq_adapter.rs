@@ -1113,3 +1113,34 @@ async fn header_types_survive_the_broker() {
         broker.close().await.unwrap();
     }
 }
+
+/// Each connection that the node has seen end in this vhost, by its line in the log.
+fn ended_connections(node: &Node, vhost: &Vhost) -> Vec<String> {
+    let log = std::fs::read_to_string(format!("{}/log/rabbit.log", node.dir)).unwrap();
+    let of_vhost = format!("vhost: '{}'", vhost.name);
+    log.lines()
+        .filter(|line| line.contains("closing AMQP connection") && line.contains(&of_vhost))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_connection_ends_with_a_goodbye() {
+    const ROUNDS: usize = 10;
+    for node in Node::all() {
+        let vhost = node.vhost("goodbye");
+        for _ in 0..ROUNDS {
+            let broker = connect(&vhost).await;
+            declare(&*broker, classic("q")).await;
+            let outcomes = publish_all(&*broker, [to_queue("q", "one")]).await;
+            assert!(outcomes.into_values().all(|outcome| outcome == Outcome::Confirmed));
+            broker.close().await.unwrap();
+        }
+        eventually("the node logs the ends", || {
+            (ended_connections(&node, &vhost).len() == ROUNDS).then_some(())
+        });
+        for line in ended_connections(&node, &vhost) {
+            assert!(line.contains("[info]"), "broke off: {line}");
+        }
+    }
+}

@@ -33,7 +33,7 @@ pub fn drive<T>(
         CliError::new(code::INTERNAL, ExitStatus::Internal, format!("cannot start: {error}"))
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(fault)?;

@@ -20,7 +20,6 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use lapin::Channel;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
     BasicRejectOptions,
@@ -34,7 +33,7 @@ use crate::message::Message;
 use super::convert::{name, properties_in, table_out};
 use super::core::{Core, Purpose};
 use super::fault::fault;
-use super::link::{Link, start};
+use super::link::{Link, OpenChannel, start};
 
 /// A consumer of [`super::RabbitBroker`].
 pub(super) struct RabbitConsumer {
@@ -58,7 +57,7 @@ type Resubscribing = Pin<Box<dyn Future<Output = Result<Subscription, BrokerErro
 
 struct Subscription {
     link: Arc<Link>,
-    channel: Channel,
+    channel: OpenChannel,
     deliveries: lapin::Consumer,
 }
 

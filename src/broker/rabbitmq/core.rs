@@ -13,7 +13,7 @@ use crate::base::time::{Clock, HumanDuration};
 use crate::broker::error::{BrokerError, ErrorKind};
 use crate::resilience::{Backoff, CircuitBreaker, CircuitSettings, Permit};
 
-use super::link::{Link, LinkOptions, shown};
+use super::link::{Link, LinkOptions, OpenChannel, shown};
 
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ impl Purpose {
 struct Slot {
     link: Option<Arc<Link>>,
     // Channels that are open and idle: a request that went well leaves its channel here.
-    spare: Vec<Channel>,
+    spare: Vec<OpenChannel>,
 }
 
 pub(super) struct Core {
@@ -256,7 +256,7 @@ impl Core {
             Some(channel) => channel,
             None => link.channel(attempted).await?,
         };
-        let answer = link.ask(attempted, request(channel.clone())).await;
+        let answer = link.ask(attempted, request(Channel::clone(&channel))).await;
         if answer.is_ok() {
             let mut slot = self.slots[purpose as usize].lock().await;
             if slot.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, &link)) {

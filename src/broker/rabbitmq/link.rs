@@ -61,6 +61,11 @@ struct Alarm {
     reason: Option<String>,
 }
 
+/// The largest frame we ask for, in bytes: what RabbitMQ offers by default. Asking for it at once
+/// lets the client library make its buffers (32 frames each way) before it connects, untouched;
+/// it would otherwise grow them, and write all over them, when the broker has said its number.
+const FRAME_MAX: u32 = 128 << 10;
+
 /// How long a request may take while the one before it has no answer yet.
 const LITTLE_PATIENCE: Duration = Duration::from_millis(300);
 
@@ -196,8 +201,8 @@ impl Link {
     }
 
     /// A new channel.
-    pub(super) async fn channel(&self, attempted: &str) -> Result<Channel, BrokerError> {
-        self.ask(attempted, self.connection.create_channel()).await
+    pub(super) async fn channel(&self, attempted: &str) -> Result<OpenChannel, BrokerError> {
+        self.ask(attempted, self.connection.create_channel()).await.map(OpenChannel)
     }
 
     /// Says goodbye, waits for the answer at most for the time-out, and ends the connection either way.
@@ -211,6 +216,29 @@ impl Link {
             }
         }
         self.tap.cut();
+    }
+}
+
+/// A channel that ends when it is dropped.
+///
+/// The client library ends a dropped channel a moment later, from another thread. When its
+/// connection is closed in that moment, the connection breaks off without a goodbye, or the goodbye
+/// is waited for in vain. So the channel's own goodbye is handed over right here.
+pub(super) struct OpenChannel(Channel);
+
+impl std::ops::Deref for OpenChannel {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        &self.0
+    }
+}
+
+impl Drop for OpenChannel {
+    fn drop(&mut self) {
+        if self.0.status().connected() {
+            let _ = start(self.0.close(200, "OK".into()));
+        }
     }
 }
 
@@ -321,6 +349,7 @@ fn uri(options: &LinkOptions) -> AMQPUri {
         query: AMQPQueryString {
             // Without a word of ours the broker's own interval holds, 60 seconds by default.
             heartbeat: url.heartbeat_s,
+            frame_max: Some(FRAME_MAX),
             auth_mechanism: external.then_some(SASLMechanism::External),
             ..AMQPQueryString::default()
         },

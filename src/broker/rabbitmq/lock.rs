@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lapin::Channel;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable as AmqpTable;
 use tokio::time::Instant;
@@ -19,7 +18,7 @@ use crate::message::{FieldTable, FieldValue};
 
 use super::convert::{name, table_out};
 use super::core::Core;
-use super::link::Link;
+use super::link::{Link, OpenChannel};
 use super::management::Management;
 
 const HOLDER: &str = "x-nexus-holder";
@@ -28,7 +27,7 @@ const SINCE: &str = "x-nexus-since";
 /// A lock of [`super::RabbitBroker`].
 pub(super) struct RabbitLock {
     link: Link,
-    channel: Channel,
+    channel: OpenChannel,
     queue: QueueName,
     attempted: String,
 }

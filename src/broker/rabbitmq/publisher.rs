@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Confirmation};
 use tokio::time::{Instant, timeout_at};
 
 use crate::base::id::ExchangeName;
@@ -35,7 +35,7 @@ use crate::message::{FieldValue, Properties};
 use super::convert::{name, properties_out, table_bytes};
 use super::core::{Core, Leave, Purpose};
 use super::fault::{fault, quoted_after, reply_of};
-use super::link::Link;
+use super::link::{Link, OpenChannel};
 
 /// Bytes of bodies in flight at once, whatever the window says: the client library keeps a copy of
 /// each until it is written.
@@ -64,7 +64,7 @@ pub(super) struct RabbitPublisher {
 
 struct Wire {
     link: Arc<Link>,
-    channel: Arc<Channel>,
+    channel: Arc<OpenChannel>,
 }
 
 struct InFlight {
