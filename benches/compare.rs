@@ -137,6 +137,14 @@ impl Bench {
         command
     }
 
+    /// A file of `count` records with bodies of 1 KiB; its path.
+    fn records(&self, name: &str, count: usize) -> String {
+        let path = self.work.join(name);
+        let line = format!("{{\"body\":\"{}\"}}\n", "x".repeat(BODY_BYTES));
+        std::fs::write(&path, line.repeat(count)).expect("the file of records");
+        path.to_string_lossy().into_owned()
+    }
+
     fn topology(&self, name: &str, text: &str) -> PathBuf {
         let path = self.work.join(name);
         std::fs::write(&path, text).expect("a topology file");
@@ -190,12 +198,22 @@ fn row(what: &str, figure: &str, bound: &str) {
 
 fn compare() {
     let bench = Bench::from_env();
+    let parts: [(&str, fn(&Bench)); 6] = [
+        ("version", version),
+        ("cold", cold_publish),
+        ("bulk", bulk),
+        ("memory", memory),
+        ("embedded", embedded),
+        ("plan", plan),
+    ];
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     row("what", "measured (medians of one run)", "bound");
-    version(&bench);
-    cold_publish(&bench);
-    bulk(&bench);
-    embedded(&bench);
-    plan(&bench);
+    for (name, part) in parts {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            part(&bench);
+        }
+    }
 }
 
 fn version(bench: &Bench) {
@@ -251,10 +269,7 @@ fn cold_publish(bench: &Bench) {
 
 fn bulk(bench: &Bench) {
     declare_queue(bench, "bulk");
-    let file = bench.work.join("bulk.ndjson");
-    let line = format!("{{\"body\":\"{}\"}}\n", "x".repeat(BODY_BYTES));
-    std::fs::write(&file, line.repeat(BULK)).expect("the bulk file");
-    let file = file.to_string_lossy().into_owned();
+    let file = bench.records("bulk.ndjson", BULK);
     let window = WINDOW.to_string();
     let count = BULK.to_string();
     let mut publish_ours = || {
@@ -294,22 +309,49 @@ fn bulk(bench: &Bench) {
     }
 }
 
+/// Four times the messages shall not need more memory.
+fn memory(bench: &Bench) {
+    declare_queue(bench, "memory");
+    let peaks = [BULK, 4 * BULK].map(|count| {
+        let file = bench.records("memory.ndjson", count);
+        let publish = ["publish", "", "memory", "--records", "-q", "-f", &file];
+        let publish = peak_memory_mib(bench.nexusctl().args(publish));
+        let count = count.to_string();
+        let consume = ["consume", "memory", "--count", &count, "--raw", "-q"];
+        (publish, peak_memory_mib(bench.nexusctl().args(consume)))
+    });
+    for (what, few, many) in
+        [("publish", peaks[0].0, peaks[1].0), ("consume", peaks[0].1, peaks[1].1)]
+    {
+        row(
+            &format!("peak memory of bulk {what}, {} / {BULK}", 4 * BULK),
+            &format!("{:.2} x ({many:.0} / {few:.0} MiB)", many / few),
+            "<= 1.25 x",
+        );
+    }
+}
+
 fn embedded(bench: &Bench) {
+    let file = bench.records("bulk.ndjson", BULK);
     let state = bench.work.join("state.db");
     let topology = bench.topology(
         "embedded.yaml",
         "apiVersion: nexus/v1\nkind: Topology\nmetadata: {owner: bench}\nqueues:\n  bulk: {type: classic}\n",
     );
     time(bench.embedded(&state).args(["topology", "apply", "--yes"]).arg(&topology));
-    let file = bench.work.join("bulk.ndjson");
     let count = BULK.to_string();
     let mut publish = || {
-        time(
-            bench
-                .embedded(&state)
-                .args(["publish", "", "bulk", "--records", "--window", "2048", "-q", "-f"])
-                .arg(&file),
-        )
+        time(bench.embedded(&state).args([
+            "publish",
+            "",
+            "bulk",
+            "--records",
+            "--window",
+            "2048",
+            "-q",
+            "-f",
+            &file,
+        ]))
     };
     let mut consume =
         || time(bench.embedded(&state).args(["consume", "bulk", "--count", &count, "--raw", "-q"]));
@@ -330,7 +372,7 @@ fn plan(bench: &Bench) {
     }
     text.push_str("bindings:\n");
     for n in 0..5000 {
-        text.push_str(&format!("  - {{from: hub, to: load.{}, key: \"k.{n}\"}}\n", n % 1000));
+        text.push_str(&format!("  - {{from: hub, queue: load.{}, key: \"k.{n}\"}}\n", n % 1000));
     }
     let topology = bench.topology("large.yaml", &text);
     time(bench.nexusctl().args(["topology", "apply", "--yes", "-q"]).arg(&topology));
@@ -362,13 +404,12 @@ fn plan(bench: &Bench) {
 
 /// Peak resident memory of a command, as GNU time reports it.
 fn peak_memory_mib(command: &Command) -> f64 {
-    let output = Command::new("/usr/bin/time")
-        .args(["-f", "%M"])
-        .arg(command.get_program())
-        .args(command.get_args())
-        .stdout(Stdio::null())
-        .output()
-        .expect("GNU time");
+    let mut timed = Command::new("/usr/bin/time");
+    timed.args(["-f", "%M"]).arg(command.get_program()).args(command.get_args()).env_clear();
+    for (name, value) in command.get_envs() {
+        timed.env(name, value.unwrap_or_default());
+    }
+    let output = timed.stdout(Stdio::null()).output().expect("GNU time");
     let text = String::from_utf8_lossy(&output.stderr);
     let kib: f64 = text.lines().last().and_then(|line| line.trim().parse().ok()).expect("a size");
     kib / 1024.0

@@ -115,12 +115,15 @@ impl Default for ConsumeOptions {
 }
 
 /// Enough that the broker never waits for us, and little enough to go back quickly.
-const USUAL_PREFETCH: u16 = 512;
+const USUAL_PREFETCH: u16 = 1000;
 /// Held messages count against the prefetch, so there must be room for them.
 const HOLDING_PREFETCH: u16 = 2000;
 /// Messages handed to the sink at once.
 const BATCH: usize = 512;
 const BATCH_BYTES: usize = 1024 * 1024;
+/// How long the first message of a batch waits for company. Handing each over as it comes would cost
+/// three changes of thread, a commit and an ack per message.
+const COMPANY: Duration = Duration::from_millis(2);
 
 impl ConsumeOptions {
     /// Whether written messages stay unsettled.
@@ -402,6 +405,7 @@ async fn drain(
         done,
         batch: Vec::new(),
         batch_bytes: 0,
+        batch_since: started,
         at_sink: VecDeque::new(),
         to_settle: VecDeque::new(),
         passed: Vec::new(),
@@ -468,6 +472,8 @@ struct Run<'a> {
     /// Wanted and not yet at the sink.
     batch: Vec<Delivery>,
     batch_bytes: usize,
+    /// When the first of the batch came.
+    batch_since: Instant,
     at_sink: VecDeque<AtSink>,
     /// Committed and not yet settled.
     to_settle: VecDeque<DeliveryTag>,
@@ -504,6 +510,18 @@ impl Run<'_> {
         !(self.has_all() || self.batch_is_full() && self.at_sink.len() >= 2)
     }
 
+    /// Whether the batch waits for company while the sink has nothing to do.
+    fn is_gathering(&self) -> bool {
+        !self.batch.is_empty() && self.at_sink.is_empty()
+    }
+
+    fn batch_is_ready(&self) -> bool {
+        match self.batch_is_full() {
+            true => self.at_sink.len() < 2,
+            false => self.is_gathering() && self.batch_since.elapsed() >= COMPANY,
+        }
+    }
+
     fn is_quiet(&self) -> bool {
         self.batch.is_empty() && self.at_sink.is_empty()
     }
@@ -531,14 +549,14 @@ impl Run<'_> {
                 if let Some(end) = self.take(delivery) {
                     return end;
                 }
-                if self.batch_is_full() && self.at_sink.len() < 2 {
+                if self.batch_is_ready() {
                     self.hand_over().await;
                 }
             }
             if came {
                 pause = Duration::from_millis(20);
             }
-            if self.at_sink.is_empty() || (self.batch_is_full() && self.at_sink.len() < 2) {
+            if self.batch_is_ready() {
                 self.hand_over().await;
             }
             if let Err(end) = self.settle_passed().await {
@@ -552,6 +570,7 @@ impl Run<'_> {
                 return ConsumeEnd::Held;
             }
             let quiet = self.is_quiet();
+            let gathering = self.is_gathering();
             let idle_at = self.options.idle.map_or(far, |idle| self.quiet_since + idle);
             tokio::select! {
                 biased;
@@ -562,7 +581,9 @@ impl Run<'_> {
                     }
                 }
                 () = &mut at_deadline => return ConsumeEnd::Deadline,
-                next = self.consumer.next(), if self.has_room() => match next {
+                // Without asking for the next meanwhile: each one would wake us.
+                () = sleep_until(self.batch_since + COMPANY), if gathering => {}
+                next = self.consumer.next(), if self.has_room() && !gathering => match next {
                     Ok(delivery) => {
                         pause = Duration::from_millis(20);
                         if let Some(end) = self.take(delivery) {
@@ -670,6 +691,9 @@ impl Run<'_> {
             }
         }
         self.wanted += 1;
+        if self.batch.is_empty() {
+            self.batch_since = Instant::now();
+        }
         self.batch_bytes += delivery.message.body.len();
         let end = if self.options.keeps_written() {
             self.held_now += 1;
@@ -970,7 +994,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_count_fetches_nothing_that_is_not_needed() {
-        for count in [1, 2, 7, 511, 512, 513, 1300] {
+        for count in [1, 2, 7, 511, 512, 513, 1000, 1300] {
             let queue = FakeQueue::with(numbers(1..=2000));
             let target = Shared::default();
             let options = ConsumeOptions { count: Some(count), ..Default::default() };
@@ -1229,9 +1253,9 @@ mod tests {
     fn the_prefetch_is_what_is_needed_and_no_more() {
         let prefetch = |options: ConsumeOptions| options.choose_prefetch();
         let plain = ConsumeOptions::default;
-        assert_eq!(prefetch(plain()), Ok(512));
+        assert_eq!(prefetch(plain()), Ok(1000));
         assert_eq!(prefetch(ConsumeOptions { count: Some(1), ..plain() }), Ok(1));
-        assert_eq!(prefetch(ConsumeOptions { count: Some(9999), ..plain() }), Ok(512));
+        assert_eq!(prefetch(ConsumeOptions { count: Some(9999), ..plain() }), Ok(1000));
         let never = ConsumeOptions { ack: AckMode::Never, ..plain() };
         assert_eq!(prefetch(ConsumeOptions { count: Some(9999), ..never.clone() }), Ok(9999));
         assert!(prefetch(ConsumeOptions { count: Some(99_999), ..never }).is_err());
