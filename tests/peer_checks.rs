@@ -744,7 +744,7 @@ fn a_refused_login_a_missing_vhost_and_a_missing_permission_say_so_with_a_hint()
         for args in [&publish[..], &consume, &plan] {
             let ran = place.run(args);
             ran.says(&["error: cannot ", "`no-such-vhost` does not exist", "hint: "]);
-            assert_eq!(ran.status, Some(1), "{ran:?}");
+            assert_eq!(ran.status, Some(78), "{ran:?}");
         }
 
         let nothing = r#"{"configure":"^$","write":"^$","read":"^$"}"#;

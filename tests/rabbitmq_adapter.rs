@@ -843,7 +843,7 @@ async fn a_failed_connection_names_its_step() {
                 ErrorKind::AccessRefused,
                 "refused the login",
             ),
-            (format!("{amqp}-missing"), ErrorKind::NotFound, "does not exist"),
+            (format!("{amqp}-missing"), ErrorKind::NoSuchVhost, "does not exist"),
             (
                 amqp.replace("127.0.0.1", "no-such-host.invalid"),
                 ErrorKind::Unreachable,

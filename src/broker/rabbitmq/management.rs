@@ -266,8 +266,8 @@ impl Management {
             404 => match self.lists_vhost(attempted).await {
                 Some(true) => error(ErrorKind::NotFound, reason.clone()),
                 Some(false) => {
-                    error(ErrorKind::NotFound, format!("the vhost `{vhost}` does not exist"))
-                        .hint("check the last part of the broker URL")
+                    error(ErrorKind::NoSuchVhost, format!("the vhost `{vhost}` does not exist"))
+                        .hint("check its name, or ask an administrator to make it")
                 }
                 None => {
                     let base = self.url.base();
@@ -327,6 +327,13 @@ impl Management {
         let list = self.get(attempted, &["vhosts"], "").await.ok()?;
         let vhost = self.vhost.as_str();
         Some(listing::entries(list).iter().any(|entry| listing::text(entry, "name") == Some(vhost)))
+    }
+
+    /// The vhosts that the login may see, as far as they can be read.
+    pub(super) async fn vhosts(&self) -> Option<Vec<String>> {
+        let list = self.get("list vhosts", &["vhosts"], "").await.ok()?;
+        let entries = listing::entries(list);
+        Some(entries.iter().filter_map(|v| listing::text(v, "name")).map(str::to_owned).collect())
     }
 
     async fn list(&self, attempted: &str, what: &str, query: &str) -> Result<Vec<Value>, Failure> {
