@@ -227,8 +227,9 @@ impl<'a> Reader<'a> {
                     Diagnostic::warning(
                         DANGLING,
                         format!(
-                            "the binding of {} to exchange `{}` names something that is not in the file",
-                            binding.destination, binding.source
+                            "the binding of {} to {} names something that is not in the file",
+                            binding.destination,
+                            binding.source.in_words()
                         ),
                     )
                     .hint("declare what is missing, or take the binding out"),
