@@ -21,6 +21,7 @@ pub mod explain;
 pub mod host;
 pub mod init;
 pub mod man;
+pub mod missing;
 pub mod output;
 pub mod progress;
 pub mod publish;

@@ -18,3 +18,6 @@ mod process;
 mod project;
 mod shell;
 mod topology;
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::Machine;
 
-fn command(machine: &Machine, args: &[&str]) -> Command {
+pub(crate) fn command(machine: &Machine, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nexusctl"));
     command.env_clear().envs(&machine.environment).current_dir(&machine.cwd).args(args);
     command
@@ -19,13 +19,13 @@ fn machine() -> Machine {
     machine
 }
 
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }
 
 /// Waits for the end, for as long as a busy machine may need.
-fn finish(child: Child) -> Output {
+pub(crate) fn finish(child: Child) -> Output {
     let id = child.id();
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || send.send(child.wait_with_output()));
