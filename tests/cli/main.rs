@@ -17,6 +17,7 @@ mod messages;
 mod process;
 mod project;
 mod shell;
+mod terminal;
 mod topology;
 
 #[path = "../support/mod.rs"]
