@@ -1209,6 +1209,22 @@ async fn a_broker_that_hangs_holds_nobody_up() {
 /// `connection.blocked` cannot be had from the shared nodes without raising an alarm for everybody, so
 /// a small broker of our own plays the opening and then blocks.
 #[tokio::test(flavor = "multi_thread")]
+async fn a_goodbye_that_nobody_answers_holds_nobody_up_however_long_the_timeout() {
+    for node in Node::all() {
+        let vhost = node.vhost("goodbye");
+        let proxy = Proxy::before(&vhost.amqp_url()).await;
+        let mut options = options(&proxy.url(&vhost.amqp_url()));
+        options.timeout = Duration::from_secs(60);
+        let broker = RabbitBroker::connect(options).await.unwrap();
+        declare(&*broker, classic("q")).await;
+        proxy.stop();
+        let started = Instant::now();
+        broker.close().await.unwrap();
+        assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_alarm_on_the_broker_is_named_when_no_confirm_comes() {
     for node in Node::all() {
         let vhost = node.vhost("blocked");

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -136,6 +137,18 @@ impl CliError {
             _ => ExitStatus::Failed,
         };
         Self::new(code::FILE, status, format!("cannot {attempted}: {error}"))
+    }
+
+    /// An output file could not be made or written.
+    pub fn unwritable(path: &Path, error: &io::Error) -> Self {
+        let message = format!("cannot write {}: {error}", path.display());
+        let failure = Self::new(code::FILE, ExitStatus::Failed, message);
+        match (error.kind(), path.parent()) {
+            (io::ErrorKind::NotFound, Some(dir)) if !dir.as_os_str().is_empty() => {
+                failure.hint(format!("there is no directory {}", dir.display()))
+            }
+            _ => failure,
+        }
     }
 
     /// Stdout did not take the output. A closed pipe is a graceful end.

@@ -44,6 +44,13 @@ impl Ran {
         self.stdout
     }
 
+    /// Its stdout, after checking that the verdict was no.
+    #[track_caller]
+    pub(crate) fn verdict_no(self) -> String {
+        assert_eq!(self.status, 2, "{}", self.shown());
+        self.stdout
+    }
+
     /// Its stdout as one JSON document, whatever its status.
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {

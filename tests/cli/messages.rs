@@ -267,3 +267,31 @@ fn a_dry_run_of_consume_takes_nothing_and_says_what_it_would_cost() {
     assert_eq!(stream.status, 1, "{}", stream.shown());
     assert_eq!(machine.run("consume q --until-empty --raw -q").ok(), "1\n2\n");
 }
+
+#[test]
+fn an_output_that_cannot_be_written_is_found_before_anything_is_consumed() {
+    let machine = machine();
+    machine.run("publish events k kept -q").ok();
+    for option in ["--report", "--out"] {
+        let ran = machine.run(&format!("consume q --until-empty {option} nowhere/file"));
+        assert_eq!(
+            ran.shown(),
+            "------- stderr -------\nerror: cannot write nowhere/file: No such file or directory (os \
+             error 2)\n\nhint: there is no directory nowhere\n[exit status: 1]\n",
+            "{option}"
+        );
+    }
+    assert_eq!(depth(&machine, "q"), 1);
+}
+
+#[test]
+fn no_body_is_not_taken_for_an_empty_one() {
+    let machine = machine();
+    let ran = machine.run("publish events k");
+    assert_eq!(ran.status, 64, "{}", ran.shown());
+    assert!(ran.stderr.contains("'' is the empty body"), "{}", ran.stderr);
+    assert_eq!(depth(&machine, "q"), 0);
+    machine.run("publish events k ''").ok();
+    machine.run("publish events k -f -").ok();
+    assert_eq!(depth(&machine, "q"), 2);
+}

@@ -93,3 +93,13 @@ fn a_dry_quickstart_makes_nothing() {
     let far = machine.run("quickstart --dry-run --broker amqp://u:p@127.0.0.1:1 -o json").json();
     assert_eq!(far["broker"], "amqp://u:****@127.0.0.1:1");
 }
+
+#[test]
+fn paths_are_shown_as_they_were_given_and_can_be_typed() {
+    let machine = Machine::new();
+    let made = machine.run("init 'my shop' --name shop").ok();
+    assert!(made.contains("nexusctl topology plan --project 'my shop'\n"), "{made}");
+    machine.run("init -q").ok();
+    let again = machine.run("init");
+    assert!(again.stderr.contains("already: nexus.yaml, topology.yaml"), "{}", again.stderr);
+}

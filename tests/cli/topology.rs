@@ -368,3 +368,37 @@ fn every_command_that_changes_something_can_be_tried_dry() {
         assert_eq!(dry, !looks.contains(&name.as_str()), "{name}");
     }
 }
+
+#[test]
+fn nothing_is_destroyed_without_a_yes() {
+    let machine = machine();
+    machine.run("topology apply -q").ok();
+    let refused = machine.run("topology destroy");
+    assert_eq!(refused.status, 4, "{}", refused.shown());
+    assert!(refused.stderr.contains("queue `orders`"), "{}", refused.stderr);
+    assert_eq!(machine.run("topology diff").status, 0);
+    machine.run("topology destroy --yes").ok();
+    // There is nothing left to ask about.
+    machine.run("topology destroy").ok();
+}
+
+#[test]
+fn a_route_that_ends_says_where_in_words() {
+    let machine = machine();
+    assert_eq!(
+        machine.run("topology route events customer.new").verdict_no(),
+        "`customer.new` to exchange `events`:\n  no binding of exchange `events` fits, and it has no \
+         alternate\n\nno queue: a mandatory publish comes back\n"
+    );
+    let missing = machine.run("topology route evens order.new");
+    assert!(missing.stdout.contains("  exchange `evens` does not exist\n"), "{}", missing.stdout);
+    assert_eq!(missing.stderr, "hint: did you mean `events`?\n");
+}
+
+#[test]
+fn a_topology_is_no_definitions_file() {
+    let machine = machine();
+    let ran = machine.run("topology import topology.yaml");
+    assert_eq!(ran.status, 65);
+    assert!(ran.stderr.contains("topology files are used as they are"), "{}", ran.stderr);
+}

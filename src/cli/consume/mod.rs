@@ -3,7 +3,7 @@
 mod preview;
 mod view;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -238,11 +238,18 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         consent::ask(session, &settings, &Deed { what, losses: Vec::new() })?;
     }
     let holds = matches!(ack, AckArg::Never | AckArg::Requeue) || options.filter.is_some();
+    // Made first: a report that cannot be written is no reason to have consumed something.
+    let report = match report {
+        Some(path) => match File::create(session.resolve(&path)) {
+            Ok(file) => Some((path, file)),
+            Err(error) => return Err(CliError::unwritable(&path, &error)),
+        },
+        None => None,
+    };
     let stdout = out.is_none().then(|| Shared::new(session));
     let sink = match (&out, &stdout) {
         (Some(path), _) => {
-            let shown = path.display();
-            let failed = |error| CliError::file(format!("write {shown}"), &error);
+            let failed = |error| CliError::unwritable(path, &error);
             let file = OpenOptions::new()
                 .append(true)
                 .create(true)
@@ -291,10 +298,9 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         shared.finish(consumed.error.is_none())?;
     }
     let view = ConsumeView::new(queue.as_str(), &consumed);
-    if let Some(path) = report {
-        let text = format!("{:#}\n", document(&view));
-        std::fs::write(session.resolve(&path), text)
-            .map_err(|error| CliError::file(format!("write {}", path.display()), &error))?;
+    if let Some((path, mut file)) = report {
+        file.write_all(format!("{:#}\n", document(&view)).as_bytes())
+            .map_err(|error| CliError::unwritable(&path, &error))?;
     }
     session.ui.status(view.words());
     status_of(&consumed, session)

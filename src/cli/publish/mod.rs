@@ -334,8 +334,8 @@ const NO_ROUTE: u16 = 312;
 const NOT_FOUND: u16 = 404;
 
 fn create(path: &Path, session: &Session) -> Result<Box<dyn Write + Send>, CliError> {
-    let file = File::create(session.resolve(path))
-        .map_err(|error| CliError::file(format!("write {}", path.display()), &error))?;
+    let file =
+        File::create(session.resolve(path)).map_err(|error| CliError::unwritable(path, &error))?;
     Ok(Box::new(io::BufWriter::new(file)))
 }
 
@@ -500,6 +500,10 @@ impl Input {
                 open(file.as_deref(), session)?
                     .read_to_end(&mut bytes)
                     .map_err(|error| CliError::file(format!("read {name}"), &error))?;
+                if bytes.is_empty() && file.is_none() {
+                    return Err(CliError::usage("there is no body, and standard input is empty")
+                        .hint("give the body as an argument, or `-f FILE`; '' is the empty body"));
+                }
                 bytes
             }
         };

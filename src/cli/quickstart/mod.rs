@@ -20,6 +20,7 @@ use super::connect::Connector;
 use super::consent::{self, Deed};
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
+use super::missing::shell_word;
 use super::output::{Format, Page, Style};
 use super::session::Session;
 use super::settings::Origin;
@@ -60,7 +61,8 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
         if is_default { "quickstart".to_owned() } else { format!("quickstart-{mark}") }
     });
     if !is_name(&name) {
-        return Err(CliError::usage(format!("`{name}` is no name for a project")));
+        return Err(CliError::usage(format!("`{name}` is no name for a project"))
+            .hint("write letters, digits, `-`, `_`, `.`, and begin with a letter or digit"));
     }
     let mut target = Connector::of(session)?;
     if dry_run {
@@ -79,7 +81,7 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
         None => make_temporary(session, &mut random)?,
     };
     let dir = session.resolve(&shown);
-    let mut flags = format!("--project {}", shown.display());
+    let mut flags = format!("--project {}", shell_word(&shown.display().to_string()));
     if is_default {
         let path = Some(dir.join(STATE_FILE));
         target = target.with_state(BrokerUrl::Embedded(EmbeddedUrl { path, ..Default::default() }));

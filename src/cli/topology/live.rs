@@ -136,8 +136,7 @@ pub(super) fn plan(args: PlanArgs, session: &mut Session) -> Result<ExitStatus, 
         let text = saved_plan::save(&plan, env!("CARGO_PKG_VERSION"))
             .map_err(|error| CliError::failed(error.to_string()))?;
         let path = session.resolve(&out);
-        std::fs::write(&path, text)
-            .map_err(|error| CliError::file(format!("write {}", out.display()), &error))?;
+        std::fs::write(&path, text).map_err(|error| CliError::unwritable(&out, &error))?;
         session.ui.status(format!("saved; `nexusctl topology apply {}` runs it", out.display()));
     }
     Ok(if !plan.refusals.is_empty() {
@@ -306,7 +305,12 @@ fn execute(
             });
         }
         if plan.blocked().next().is_none() || skip_blocked {
-            consent::ask(session, &settings, &deed(what, &plan, &view))?;
+            let mut deed = deed(what, &plan, &view);
+            if task == Task::Destroy && deed.losses.is_empty() && !plan.is_empty() {
+                // Removing is a loss by itself: consumers, publishers and bindings of others.
+                deed.losses = plan.changes.iter().map(|change| change.object.to_string()).collect();
+            }
+            consent::ask(session, &settings, &deed)?;
         }
         let journal = match journal {
             Some(path) => session.resolve(&path),

@@ -27,7 +27,23 @@ fn step_words(step: &RouteStep) -> String {
         RouteStep::Alternate { exchange, alternate, source } => {
             format!("no binding of `{exchange}` fits → alternate exchange `{alternate}` ({source})")
         }
-        other => serde_json::to_string(other).unwrap_or_default(),
+        RouteStep::NoMatch { exchange } => {
+            format!("no binding of {} fits, and it has no alternate", exchange_in_words(exchange))
+        }
+        RouteStep::MissingExchange { exchange } => {
+            format!("{} does not exist", exchange_in_words(exchange))
+        }
+        RouteStep::InternalExchange { exchange } => format!(
+            "{} is internal: it takes messages from other exchanges only",
+            exchange_in_words(exchange)
+        ),
+        RouteStep::AlreadyPassed { exchange } => {
+            format!("{} has had the message already", exchange_in_words(exchange))
+        }
+        RouteStep::UnknownKind { exchange, kind } => format!(
+            "{} is of type {kind}: where it sends the message is not known here",
+            exchange_in_words(exchange)
+        ),
     }
 }
 
