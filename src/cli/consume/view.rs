@@ -117,7 +117,7 @@ impl ConsumeView {
             0 => {}
             1 => text.push_str("\nthe connection was lost and made again once"),
             times => {
-                text.push_str(&format!("\nthe connection was lost and made again {times} times"))
+                text.push_str(&format!("\nthe connection was lost and made again {times} times"));
             }
         }
         if let Some(error) = &self.first_filter_error {

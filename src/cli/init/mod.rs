@@ -72,7 +72,7 @@ pub(super) fn run(args: InitArgs, session: &mut Session) -> Result<ExitStatus, C
     let written = if dry_run {
         files(&name, preset).into_iter().map(|(file, _)| dir.join(file)).collect()
     } else {
-        init(&dir, &name, preset).map_err(|error| refused(error, &below))?
+        init(&dir, &name, preset).map_err(|error| refused(error, below))?
     };
     let files = written.iter().map(below).collect();
     let next = if shown.as_os_str() == "." {
@@ -115,7 +115,7 @@ fn refused(error: InitError, shown: impl Fn(&PathBuf) -> String) -> CliError {
         InitError::Exists(files) => {
             InitError::Exists(files.iter().map(|file| shown(file).into()).collect())
         }
-        other => other,
+        other @ InitError::Unwritable { .. } => other,
     };
     match error {
         InitError::Exists(_) => CliError::failed(format!("cannot make a project: {error}"))
