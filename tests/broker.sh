@@ -405,7 +405,7 @@ configure() {
   esac
   mkdir -p "$store/home" "$store/data" "$store/log" "$store/tls"
   make_certificates "$store/tls"
-  echo '[rabbitmq_management,rabbitmq_shovel].' >"$store/enabled_plugins"
+  echo '[rabbitmq_management,rabbitmq_shovel,rabbitmq_auth_mechanism_ssl].' >"$store/enabled_plugins"
   # An empty file, so that none of the machine's own settings are read.
   : >"$store/rabbitmq-env.conf"
   cat >"$store/rabbitmq.conf" <<CONF
@@ -416,6 +416,10 @@ ssl_options.certfile = $at/tls/server.pem
 ssl_options.keyfile = $at/tls/server.key
 ssl_options.verify = verify_peer
 ssl_options.fail_if_no_peer_cert = false
+auth_mechanisms.1 = PLAIN
+auth_mechanisms.2 = AMQPLAIN
+auth_mechanisms.3 = EXTERNAL
+ssl_cert_login_from = common_name
 management.tcp.ip = 127.0.0.1
 management.tcp.port = $management_port
 loopback_users = none

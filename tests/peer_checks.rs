@@ -21,10 +21,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nexus::base::id::QueueName;
-use nexus::base::time::SystemClock;
+use nexus::base::time::{SystemClock, Timestamp};
 use nexus::broker::connect::{Target, TlsOptions, connect};
 use nexus::broker::{
-    Broker, Change, ConsumerOptions, QueueDefinition, QueueDepth, QueueType, Settlement,
+    Broker, Change, ConsumerOptions, LockHolder, QueueDefinition, QueueDepth, QueueType, Settlement,
 };
 use nexus::message::{
     FieldTable, FieldValue, Message, Properties, Record, parse_record, write_record,
@@ -687,6 +687,65 @@ on_every_broker! {
     a_second_interrupt_ends_a_consume_that_is_stuck_at_once,
 }
 
+// --------------------------------------------------------- connections cut
+
+/// An operator closes the connection in the management page while messages are on their way.
+#[test]
+fn a_consume_whose_connection_is_closed_goes_on_loses_nothing_and_says_so() {
+    const ALL: u64 = 3000;
+    for node in Node::all() {
+        let place = Place::on(&node, "closed");
+        let mut definition = QueueDefinition::durable(queue("q"), QueueType::Quorum);
+        definition.arguments.insert("x-delivery-limit", 20i64);
+        let declare = Change::DeclareQueue(definition);
+        place.ask(async |broker| broker.change(&declare).await.unwrap());
+        place.put("q", &numbers(1..ALL / 2 + 1));
+        let out = place.path("out");
+        let (out_name, report) = (out.display().to_string(), place.path("report"));
+        let mut consumer = Running::start(&mut place.command(&[
+            "consume",
+            "q",
+            "--format",
+            "{body} {headers.x-delivery-count}\\n",
+            "--count",
+            &ALL.to_string(),
+            "--out",
+            &out_name,
+            "--report",
+            &report.display().to_string(),
+            "--deadline",
+            "60s",
+        ]));
+        await_bytes(&out, 100, &mut consumer);
+        let vhost = place.vhost.as_ref().unwrap();
+        assert!(vhost.cut_connections(2) >= 2, "the connection was not closed");
+        // The second half comes when it has subscribed again, or before; both are well.
+        place.put("q", &numbers(ALL / 2 + 1..ALL + 1));
+        let ran = consumer.ends_within(Duration::from_secs(70));
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+        let written = whole_lines(&out);
+        let numbers_of = |lines: &[String]| -> Vec<u64> {
+            lines.iter().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect()
+        };
+        let written_numbers = numbers_of(&written);
+        let taken: BTreeSet<u64> = written_numbers.iter().copied().collect();
+        let left: BTreeSet<u64> = as_numbers(&place.drain("q")).into_iter().collect();
+        let all: BTreeSet<u64> = taken.union(&left).copied().collect();
+        assert_eq!(all, (1..ALL + 1).collect(), "{}: a message is lost", node.version);
+        // One connection was lost, so no message has lost more than one life.
+        let counts = written.iter().filter_map(|line| line.split(' ').nth(1)?.parse::<u64>().ok());
+        assert!(counts.max().unwrap_or(0) <= 1, "{}: lives were wasted", node.version);
+        // Repeats are few, and said.
+        let report: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+        let repeats = written_numbers.len() as u64 - taken.len() as u64;
+        assert!(repeats <= 512, "{}: {repeats} repeats", node.version);
+        assert!(report["reconnects"].as_u64().unwrap() >= 1, "{report}");
+        assert!(repeats <= report["repeatsPossible"].as_u64().unwrap(), "{report}: {repeats}");
+        ran.says(&["the connection was lost and made again once"]);
+    }
+}
+
 // ------------------------------------------------------------ access refused
 
 /// A user of one test, without any tag.
@@ -718,7 +777,7 @@ impl Drop for User<'_> {
 }
 
 #[test]
-fn a_refused_login_a_missing_vhost_and_a_missing_permission_say_so_with_a_hint() {
+fn a_refused_login_and_a_missing_permission_say_so_with_a_hint() {
     for node in Node::all() {
         let mut place = Place::on(&node, "access");
         place.declare("q");
@@ -739,14 +798,6 @@ fn a_refused_login_a_missing_vhost_and_a_missing_permission_say_so_with_a_hint()
             assert!(!ran.stderr.contains("wrong@"), "the password is shown: {}", ran.stderr);
         }
 
-        place.url = of_guest.replace(&vhost.name, "no-such-vhost");
-        place.management = Some(api_of_guest.clone());
-        for args in [&publish[..], &consume, &plan] {
-            let ran = place.run(args);
-            ran.says(&["error: cannot ", "`no-such-vhost` does not exist", "hint: "]);
-            assert_eq!(ran.status, Some(1), "{ran:?}");
-        }
-
         let nothing = r#"{"configure":"^$","write":"^$","read":"^$"}"#;
         let user = User::new(&vhost, Some(nothing));
         let login = format!("{}:secret@", user.name);
@@ -760,6 +811,127 @@ fn a_refused_login_a_missing_vhost_and_a_missing_permission_say_so_with_a_hint()
         place.url = of_guest;
         place.management = Some(api_of_guest);
         assert_eq!(place.drain("q"), ["1"], "something was published or taken");
+        drop(vhost);
+    }
+}
+
+/// Whatever is asked for, the same obstacle has the same status and says the next step.
+#[test]
+fn every_way_not_to_get_in_has_its_status_and_its_next_step() {
+    for node in Node::all() {
+        let mut place = Place::on(&node, "doors");
+        place.declare("q");
+        place.file("t.yaml", "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  q: {}\n");
+        let vhost = place.vhost.take().unwrap();
+        let (good, api) = (place.url.clone(), place.management.clone().unwrap());
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = |url: &str, to: &str| {
+            let (before, after) = url.split_once('@').unwrap();
+            let path = after.split_once('/').map_or("", |(_, path)| path);
+            format!("{before}@{to}/{path}")
+        };
+        let stranger = User::new(&vhost, None);
+        let as_stranger =
+            |url: &str| url.replace("guest:guest@", &format!("{}:secret@", stranger.name));
+        let misspelt = vhost.name.replacen("doors", "dors", 1);
+        let meant = format!("did you mean `{}`?", vhost.name);
+        let from_url = "the vhost comes from the URL of flag --broker";
+        let silent_at = silent.local_addr().unwrap().to_string();
+        let cases: &[(&str, String, String, i32, &[&str])] = &[
+            (
+                "wrong password",
+                good.replace("guest:guest@", "guest:wrong@"),
+                api.clone(),
+                77,
+                &["refused the login", "hint: check user name and password"],
+            ),
+            (
+                "no permission in the vhost",
+                as_stranger(&good),
+                as_stranger(&api),
+                77,
+                &["refused for user", "hint: the login has no permissions in this vhost"],
+            ),
+            (
+                "no such vhost",
+                good.replace(&vhost.name, "nothing-like-it"),
+                api.clone(),
+                78,
+                &["the vhost `nothing-like-it` does not exist", from_url, "the login may see "],
+            ),
+            (
+                "a misspelt vhost",
+                good.replace(&vhost.name, &misspelt),
+                api.clone(),
+                78,
+                &[from_url, &meant],
+            ),
+            (
+                "no such vhost, and no management API to ask",
+                good.replace(&vhost.name, "nothing-like-it"),
+                address(&api, "127.0.0.1:1"),
+                78,
+                &[from_url, "check its name"],
+            ),
+            (
+                "the empty vhost",
+                good.replace(&vhost.name, ""),
+                api.clone(),
+                78,
+                &["flag --broker: the vhost is empty", "hint: leave the slash off"],
+            ),
+            (
+                "nobody listens",
+                address(&good, "127.0.0.1:1"),
+                api.clone(),
+                69,
+                &["nobody listens on 127.0.0.1:1", "hint: is the broker running"],
+            ),
+            (
+                "nobody answers",
+                address(&good, &silent_at),
+                api.clone(),
+                69,
+                &["within 500ms", "hint: "],
+            ),
+        ];
+        for (case, url, management, status, words) in cases {
+            place.url.clone_from(url);
+            place.management = Some(management.clone());
+            for args in [
+                &["publish", "", "q", "hi"][..],
+                &["consume", "q", "--until-empty"],
+                &["consume", "q", "--dry-run"],
+                &["topology", "plan", "t.yaml"],
+                &["topology", "export"],
+            ] {
+                let limit = if *case == "nobody answers" { "500ms" } else { "20s" };
+                let ran = place.run(&[args, &["--timeout", limit]].concat());
+                assert_eq!(ran.status, Some(*status), "{case}: {args:?}: {ran:?}");
+                ran.says(&["error: "]);
+                ran.says(words);
+                assert!(ran.stdout.is_empty(), "{case}: {args:?}: {ran:?}");
+            }
+        }
+        // Said by the variable, it is the variable that is named.
+        place.url.clone_from(&good);
+        place.management = Some(api);
+        let mut command = place.command(&["topology", "export"]);
+        command.env("NEXUSCTL_VHOST", "nothing-like-it");
+        let ran = Ran::from(command.output().unwrap()).is(78);
+        ran.says(&["the vhost comes from environment NEXUSCTL_VHOST"]);
+        // Somebody else at work is a reason to try later.
+        place.file("t.yaml", "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  more: {}\n");
+        place.ask(async |broker| {
+            let holder =
+                LockHolder { who: "the test".to_owned(), since: Timestamp::from_unix_ms(0) };
+            let name = format!("topology.{}", broker.identity().vhost);
+            let lock = broker.lock(&name, &holder).await.unwrap();
+            let apply = ["topology", "apply", "t.yaml", "--lock-timeout", "100ms"];
+            place.run(&apply).is(75).says(&["the test since 1970", "hint: wait for it"]);
+            lock.release().await.unwrap();
+        });
+        drop(stranger);
         drop(vhost);
     }
 }

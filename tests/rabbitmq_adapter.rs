@@ -1,11 +1,15 @@
 //! The RabbitMQ adapter against real nodes of both supported versions.
-#![expect(clippy::unwrap_used, reason = "a helper that fails has to fail its test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper that fails has to fail its test, and a skipped test says so"
+)]
 
 mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nexus::base::id::{ExchangeName, PolicyName, QueueName, RoutingKey};
@@ -18,6 +22,8 @@ use nexus::broker::{
     Settlement, Ticket,
 };
 use nexus::message::{FieldTable, FieldValue, Message, Properties};
+use nexus::resilience::CircuitSettings;
+use support::certificate::{Authority, tls_before};
 use support::{Node, Vhost, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -843,7 +849,7 @@ async fn a_failed_connection_names_its_step() {
                 ErrorKind::AccessRefused,
                 "refused the login",
             ),
-            (format!("{amqp}-missing"), ErrorKind::NotFound, "does not exist"),
+            (format!("{amqp}-missing"), ErrorKind::NoSuchVhost, "does not exist"),
             (
                 amqp.replace("127.0.0.1", "no-such-host.invalid"),
                 ErrorKind::Unreachable,
@@ -922,6 +928,197 @@ async fn tls_takes_the_right_authority_and_name_and_nothing_else() {
         plain.tls = tls(Some(&node.ca), None);
         let error = refused(plain).await;
         assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("amqp://")), "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_certificate_is_named_as_such() {
+    let authority = Authority::new();
+    let expired = authority.issue("localhost", true);
+    // Nobody gets as far as to what is behind it.
+    let port = tls_before("127.0.0.1:1", &expired).await;
+    let mut options = options(&format!("amqps://guest:guest@localhost:{port}"));
+    options.tls = TlsOptions { ca: Some(authority.ca()), ..TlsOptions::default() };
+    let error = refused(options).await;
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
+    assert!(error.cause.contains("certificate has expired"), "{error}");
+    assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("renew it")), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_name_counts_for_an_https_management_api_too() {
+    for node in Node::all() {
+        let vhost = node.vhost("https");
+        let authority = Authority::new();
+        let certificate = authority.issue("rabbit.example", false);
+        let api = node.management_url.trim_start_matches("http://");
+        let port = tls_before(api, &certificate).await;
+        let inspected = async |name: Option<&str>| {
+            let mut options = options(&vhost.amqp_url());
+            options.management = Some(format!("https://127.0.0.1:{port}").parse().unwrap());
+            options.tls = TlsOptions {
+                ca: Some(authority.ca()),
+                server_name: name.map(str::to_owned),
+                ..TlsOptions::default()
+            };
+            let broker = RabbitBroker::connect(options).await.unwrap();
+            let inspected = broker.inspect().await;
+            broker.close().await.unwrap();
+            inspected
+        };
+        assert_eq!(
+            inspected(Some("rabbit.example")).await.unwrap().identity.vhost.as_str(),
+            vhost.name
+        );
+        // The certificate is for neither of these.
+        for name in [None, Some("other.example")] {
+            let error = inspected(name).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Unreachable, "{name:?}: {error}");
+            assert!(error.cause.contains("certificate"), "{name:?}: {error}");
+            assert!(
+                error.hint.as_ref().is_some_and(|h| h.contains("tls.server_name")),
+                "{error:?}"
+            );
+        }
+        // What HTTPS cannot ask for is refused rather than ignored.
+        let error = inspected(Some("127.0.0.2")).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+        assert!(error.cause.contains("names only") && error.hint.is_some(), "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_alone_is_a_login() {
+    for node in Node::all() {
+        let plugins = std::fs::read_to_string(format!("{}/enabled_plugins", node.dir)).unwrap();
+        if !plugins.contains("rabbitmq_auth_mechanism_ssl") {
+            println!("skipped: {} was started without rabbitmq_auth_mechanism_ssl", node.dir);
+            continue;
+        }
+        let vhost = node.vhost("external");
+        let with = |cert: Option<&str>, key: Option<&str>| {
+            let mut options = options(&vhost.amqps_url().replace("guest:guest@", "guest@"));
+            options.tls = TlsOptions {
+                ca: Some(node.ca.clone().into()),
+                cert: cert.map(Into::into),
+                key: key.map(Into::into),
+                external_login: true,
+                ..TlsOptions::default()
+            };
+            options
+        };
+        let (cert, key) = (Some(node.client_cert.as_str()), Some(node.client_key.as_str()));
+        let broker = RabbitBroker::connect(with(cert, key)).await.unwrap();
+        declare(&*broker, classic("q")).await;
+        // The broker takes as user_id whoever the certificate names, and nobody else.
+        let mut own = to_queue("q", "x");
+        own.message.properties.user_id = Some("guest".to_owned());
+        assert_eq!(publish_all(&*broker, [own]).await[&Ticket(0)], Outcome::Confirmed);
+        broker.close().await.unwrap();
+        // Without a certificate there is nobody to log in.
+        let error = refused(with(None, None)).await;
+        assert_eq!(error.kind, ErrorKind::AccessRefused, "{error}");
+        assert!(error.hint.is_some(), "{error:?}");
+    }
+}
+
+/// A broker that goes away and comes back on the same port, and counts who knocks.
+struct Comes {
+    port: u16,
+    target: String,
+    knocks: Arc<AtomicUsize>,
+    door: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Comes {
+    async fn before(url: &str) -> Comes {
+        let target = url.split('@').nth(1).unwrap().split('/').next().unwrap().to_owned();
+        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        Comes { port, target, knocks: Arc::default(), door: None }
+    }
+
+    fn url(&self, url: &str) -> String {
+        url.replace(&self.target, &format!("127.0.0.1:{}", self.port))
+    }
+
+    fn knocks(&self) -> usize {
+        self.knocks.load(Ordering::SeqCst)
+    }
+
+    /// Opens the door; behind it is the node, or nobody who says a word.
+    async fn open(&mut self, answers: bool) {
+        self.shut().await;
+        let listener =
+            until("the port", async || TcpListener::bind(("127.0.0.1", self.port)).await.ok())
+                .await;
+        let (target, knocks) = (self.target.clone(), Arc::clone(&self.knocks));
+        self.door = Some(tokio::spawn(async move {
+            let mut guests = tokio::task::JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                knocks.fetch_add(1, Ordering::SeqCst);
+                if !answers {
+                    continue;
+                }
+                let target = target.clone();
+                guests.spawn(async move {
+                    let mut server = TcpStream::connect(&target).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        }));
+    }
+
+    /// Cuts every connection.
+    async fn shut(&mut self) {
+        if let Some(door) = self.door.take() {
+            door.abort();
+            let _ = door.await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_circuit_opens_on_a_broker_that_is_gone_and_closes_when_it_is_back() {
+    for node in Node::all() {
+        let vhost = node.vhost("circuit");
+        let mut broker_port = Comes::before(&vhost.amqp_url()).await;
+        broker_port.open(true).await;
+        let mut options = options(&broker_port.url(&vhost.amqp_url()));
+        let recovery = Duration::from_millis(500);
+        options.circuit = CircuitSettings { threshold: 3, recovery, probes: 1 };
+        let broker = RabbitBroker::connect(options).await.unwrap();
+        declare(&*broker, classic("q")).await;
+        // It hangs up on everybody from now on.
+        broker_port.open(false).await;
+        let before = broker_port.knocks();
+        let mut kinds = Vec::new();
+        let opened = until("an open circuit", async || {
+            let error = broker.depth(&queue("q")).await.unwrap_err();
+            kinds.push(error.kind);
+            (error.kind == ErrorKind::CircuitOpen).then_some(Instant::now())
+        })
+        .await;
+        let failed = kinds.len() - 1;
+        assert!((2..=4).contains(&failed), "{kinds:?}");
+        // While it is open nobody knocks.
+        let knocks = broker_port.knocks();
+        assert!(knocks > before);
+        let mut asked = 0;
+        while opened.elapsed() < recovery / 2 {
+            let error = broker.depth(&queue("q")).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::CircuitOpen, "{error}");
+            assert!(error.hint.as_ref().is_some_and(|hint| hint.starts_with("try again in ")));
+            asked += 1;
+        }
+        assert!(asked > 0);
+        assert_eq!(broker_port.knocks(), knocks);
+        // The broker is back: the first probe closes the circuit, and work goes on.
+        broker_port.open(true).await;
+        until("a closed circuit", async || broker.depth(&queue("q")).await.ok()).await;
+        let sent = publish_all(&*broker, (0..10).map(|n| to_queue("q", format!("{n}")))).await;
+        assert!(sent.values().all(|outcome| *outcome == Outcome::Confirmed), "{sent:?}");
+        broker.close().await.unwrap();
+        broker_port.shut().await;
     }
 }
 
@@ -1011,6 +1208,22 @@ async fn a_broker_that_hangs_holds_nobody_up() {
 
 /// `connection.blocked` cannot be had from the shared nodes without raising an alarm for everybody, so
 /// a small broker of our own plays the opening and then blocks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goodbye_that_nobody_answers_holds_nobody_up_however_long_the_timeout() {
+    for node in Node::all() {
+        let vhost = node.vhost("goodbye");
+        let proxy = Proxy::before(&vhost.amqp_url()).await;
+        let mut options = options(&proxy.url(&vhost.amqp_url()));
+        options.timeout = Duration::from_secs(60);
+        let broker = RabbitBroker::connect(options).await.unwrap();
+        declare(&*broker, classic("q")).await;
+        proxy.stop();
+        let started = Instant::now();
+        broker.close().await.unwrap();
+        assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alarm_on_the_broker_is_named_when_no_confirm_comes() {
     for node in Node::all() {

@@ -248,6 +248,10 @@ done
 command -v cc >/dev/null ||
   phase "C compiler" bash tests/broker.sh packages cc:gcc,libc6-dev || true
 
+# Their completions are tried in the shells themselves.
+bash tests/broker.sh packages zsh:zsh fish:fish ||
+  note_skip "completions in zsh and fish" "the shells could not be installed"
+
 locked=()
 # A lock file that does not fit is an error where nobody commits the new one.
 [[ ${CI:-} != true ]] || locked=(--locked)

@@ -153,6 +153,18 @@ impl ExchangeName {
 }
 
 impl ExchangeName {
+    /// How a message names it: ``exchange `orders` ``, or `the default exchange`, whose name is empty.
+    pub fn in_words(&self) -> String {
+        exchange_in_words(&self.0)
+    }
+}
+
+/// [`ExchangeName::in_words`] of a name that is only text.
+pub fn exchange_in_words(name: &str) -> String {
+    if name.is_empty() { "the default exchange".to_owned() } else { format!("exchange `{name}`") }
+}
+
+impl ExchangeName {
     /// A name as the broker says it, not checked: what exists may be read whatever it is called.
     pub fn received(text: String) -> Self {
         ExchangeName(text)

@@ -28,13 +28,20 @@ pub struct UrlError {
     pub message: String,
     /// What to write instead.
     pub hint: Option<String>,
+    /// Whether the vhost is what is wrong: the rest would lead to a broker.
+    pub is_about_vhost: bool,
 }
 
 fn wrong(message: impl Into<String>) -> UrlError {
-    UrlError { message: message.into(), hint: None }
+    UrlError { message: message.into(), hint: None, is_about_vhost: false }
 }
 
 impl UrlError {
+    fn about_vhost(mut self) -> Self {
+        self.is_about_vhost = true;
+        self
+    }
+
     fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -490,7 +497,7 @@ fn parse_amqp(tls: bool, rest: &str) -> Result<AmqpUrl, UrlError> {
         port: port.unwrap_or(default_port),
         username,
         password,
-        vhost: parse_vhost(path)?,
+        vhost: parse_vhost(path).map_err(UrlError::about_vhost)?,
         heartbeat_s: None,
         connection_timeout: None,
     };

@@ -68,22 +68,28 @@ pub enum Changed {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Change::DeclareExchange(exchange) => write!(f, "declare exchange `{}`", exchange.name),
-            Change::DeleteExchange { name, .. } => write!(f, "delete exchange `{name}`"),
+            Change::DeclareExchange(exchange) => {
+                write!(f, "declare {}", exchange.name.in_words())
+            }
+            Change::DeleteExchange { name, .. } => write!(f, "delete {}", name.in_words()),
             Change::DeclareQueue(queue) => write!(f, "declare queue `{}`", queue.name),
             Change::DeleteQueue { name, .. } => write!(f, "delete queue `{name}`"),
             Change::PurgeQueue(name) => write!(f, "purge queue `{name}`"),
             Change::Bind(b) => {
                 write!(
                     f,
-                    "bind {} to exchange `{}` by `{}`",
-                    b.destination, b.source, b.routing_key
+                    "bind {} to {} by `{}`",
+                    b.destination,
+                    b.source.in_words(),
+                    b.routing_key
                 )
             }
             Change::Unbind(b) => write!(
                 f,
-                "unbind {} from exchange `{}` by `{}`",
-                b.destination, b.source, b.routing_key
+                "unbind {} from {} by `{}`",
+                b.destination,
+                b.source.in_words(),
+                b.routing_key
             ),
             Change::PutPolicy(policy) => write!(f, "set policy `{}`", policy.name),
             Change::DeletePolicy(name) => write!(f, "delete policy `{name}`"),

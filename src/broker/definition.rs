@@ -178,7 +178,7 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Destination::Queue(name) => write!(f, "queue `{name}`"),
-            Destination::Exchange(name) => write!(f, "exchange `{name}`"),
+            Destination::Exchange(name) => f.write_str(&name.in_words()),
         }
     }
 }

@@ -30,6 +30,8 @@ pub enum ErrorKind {
     AccessRefused,
     /// The object does not exist.
     NotFound,
+    /// The virtual host itself does not exist: where to work was said wrongly.
+    NoSuchVhost,
     /// The object exists and differs, or a condition does not hold.
     PreconditionFailed,
     /// Somebody else holds the object.

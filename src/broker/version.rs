@@ -79,7 +79,7 @@ impl<'de> Deserialize<'de> for Version {
 }
 
 /// Who answers behind the port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Product {
     /// A RabbitMQ node or cluster.

@@ -77,7 +77,8 @@ pub struct GlobalArgs {
     /// Sign with the key of the client certificate (PEM) [env: NEXUSCTL_TLS_KEY]
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub tls_key: Option<PathBuf>,
-    /// Expect this name in the server's certificate [env: NEXUSCTL_TLS_SERVER_NAME]
+    /// Expect this name in the certificate of the broker and of an https management API
+    /// [env: NEXUSCTL_TLS_SERVER_NAME]
     #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
     pub tls_server_name: Option<String>,
     /// Refuse to change anything on the broker [env: NEXUSCTL_READ_ONLY]

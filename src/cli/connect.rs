@@ -9,40 +9,44 @@ use std::time::Duration;
 use crate::base::time::Clock;
 use crate::base::url::{AmqpUrl, BrokerUrl, EmbeddedUrl, ManagementUrl};
 use crate::broker::connect::{self, TlsOptions};
-use crate::broker::{Broker, ReadOnly};
+use crate::broker::{Broker, ErrorKind, ReadOnly};
 
 use super::credentials::complete_url;
 use super::error::CliError;
 use super::exit::ExitStatus;
+use super::runtime::unless_stopped;
 use super::session::Session;
 use super::settings::{Settings, Sourced};
+use super::signals::Stop;
 
-/// Everything that is needed to connect, passwords included.
+/// Leads to the broker that the settings mean: everything that is needed to connect, passwords
+/// included.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub struct Connector {
     url: BrokerUrl,
     management: Option<ManagementUrl>,
     settings: Arc<Settings>,
     clock: Arc<dyn Clock>,
     seed: u64,
+    stop: Stop,
 }
 
-impl Target {
+impl Connector {
     /// The broker that the settings mean.
     ///
     /// # Errors
     /// When a password is needed and cannot be had.
-    pub fn of(session: &mut Session) -> Result<Target, CliError> {
+    pub fn of(session: &mut Session) -> Result<Connector, CliError> {
         let settings = session.settings()?;
         let url = complete_url(session, &settings)?;
         let management = settings.management_url.as_ref().map(|url| url.value.clone());
         let (clock, seed) = (Arc::clone(&session.clock), session.seed);
-        Ok(Target { url, management, settings, clock, seed })
+        Ok(Connector { url, management, settings, clock, seed, stop: session.stop.clone() })
     }
 
     /// The same with another embedded broker: a temporary one, whose directory is there.
     #[must_use]
-    pub fn with_state(mut self, url: BrokerUrl) -> Target {
+    pub fn with_state(mut self, url: BrokerUrl) -> Connector {
         self.url = url;
         self
     }
@@ -73,9 +77,9 @@ impl Target {
     /// Connects. A read-only context gives a broker that refuses every change.
     ///
     /// # Errors
-    /// When the broker cannot be reached, or is not the cluster that is meant.
+    /// When the broker cannot be reached, is not the cluster that is meant, or a stop is asked for.
     pub async fn connect(&self) -> Result<Arc<dyn Broker>, CliError> {
-        let broker = self.reach().await?;
+        let broker = unless_stopped(&self.stop, self.reach()).await?;
         let actual = &broker.identity().cluster_name;
         if let Some(expected) = &self.settings.expected_cluster_name
             && expected.value != *actual
@@ -113,7 +117,25 @@ impl Target {
         if let BrokerUrl::Embedded(EmbeddedUrl { path: Some(path), .. }) = &self.url {
             make_home(path, &settings.state.value)?;
         }
-        Ok(connect::connect(target, Arc::clone(&self.clock), self.seed).await?)
+        connect::connect(target, Arc::clone(&self.clock), self.seed).await.map_err(|error| {
+            let is_vhost = error.kind == ErrorKind::NoSuchVhost;
+            let error = CliError::from(error);
+            match error.hint.clone().filter(|_| is_vhost) {
+                Some(next) => error.hint(format!("{}; {next}", vhost_origin(settings))),
+                None => error,
+            }
+        })
+    }
+}
+
+/// Where the vhost was said.
+fn vhost_origin(settings: &Settings) -> String {
+    match &settings.vhost {
+        Some(vhost) => format!("the vhost comes from {}", vhost.origin),
+        None => format!(
+            "the vhost comes from the URL of {}, where `/` is written %2f and no path means `/`",
+            settings.broker.origin
+        ),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -136,6 +137,18 @@ impl CliError {
             _ => ExitStatus::Failed,
         };
         Self::new(code::FILE, status, format!("cannot {attempted}: {error}"))
+    }
+
+    /// An output file could not be made or written.
+    pub fn unwritable(path: &Path, error: &io::Error) -> Self {
+        let message = format!("cannot write {}: {error}", path.display());
+        let failure = Self::new(code::FILE, ExitStatus::Failed, message);
+        match (error.kind(), path.parent()) {
+            (io::ErrorKind::NotFound, Some(dir)) if !dir.as_os_str().is_empty() => {
+                failure.hint(format!("there is no directory {}", dir.display()))
+            }
+            _ => failure,
+        }
     }
 
     /// Stdout did not take the output. A closed pipe is a graceful end.
@@ -316,6 +329,11 @@ const fn of_kind(kind: ErrorKind) -> (&'static str, ExitStatus, Option<&'static 
         ErrorKind::ConnectionLost => ("broker/connection-lost", S::Unavailable, None),
         ErrorKind::AccessRefused => ("broker/access-refused", S::AccessRefused, None),
         ErrorKind::NotFound => ("broker/not-found", S::Failed, None),
+        ErrorKind::NoSuchVhost => (
+            "broker/no-such-vhost",
+            S::BadSettings,
+            Some("name another one with `--vhost`, or in the broker URL"),
+        ),
         ErrorKind::PreconditionFailed => ("broker/precondition-failed", S::Failed, None),
         ErrorKind::Locked => (code::LOCKED, S::TryLater, None),
         ErrorKind::ConsumerCancelled => ("broker/consumer-cancelled", S::Failed, None),
@@ -341,11 +359,25 @@ impl From<&BrokerError> for CliError {
         let BrokerError { attempted, kind, cause, reply, hint } = error;
         let (code, status, advice) = of_kind(*kind);
         let mut error = CliError::new(code, status, format!("cannot {attempted}: {cause}"));
-        error.causes = reply.iter().map(|reply| format!("the broker says: {reply}")).collect();
+        error.causes = reply
+            .iter()
+            .map(|reply| format!("the broker says: {}", words_of(reply, *kind, cause)))
+            .collect();
         error.object = object_of(attempted);
         error.hint = hint.clone().or_else(|| advice.map(str::to_owned));
         error.reply.clone_from(reply);
         error
+    }
+}
+
+/// The broker's answer without what the cause has said already; `brokerReply` has all of it.
+fn words_of(reply: &Reply, kind: ErrorKind, cause: &str) -> String {
+    match reply.text.split_once(" - ") {
+        Some((name, said)) if said == cause || kind == ErrorKind::NotFound => {
+            format!("{} {name}", reply.code)
+        }
+        None if reply.text == cause => format!("status {}", reply.code),
+        _ => reply.to_string(),
     }
 }
 

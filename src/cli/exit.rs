@@ -42,7 +42,8 @@ pub enum ExitStatus {
     TryLater = 75,
     /// Login refused, or a permission is missing.
     AccessRefused = 77,
-    /// Settings are wrong: environment, context or project file.
+    /// Settings are wrong: environment, context or project file, or they lead to a vhost that there is
+    /// not.
     BadSettings = 78,
     /// Stopped cleanly by SIGINT.
     Interrupted = 130,

@@ -21,6 +21,7 @@ pub mod explain;
 pub mod host;
 pub mod init;
 pub mod man;
+pub mod missing;
 pub mod output;
 pub mod progress;
 pub mod publish;
@@ -148,13 +149,21 @@ fn usage(error: &clap::Error, session: &mut Session) -> Result<CliError, CliErro
         _ => {
             let text = text.strip_prefix("error: ").unwrap_or(&text);
             let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
-            let mut error = CliError::new(code::USAGE, ExitStatus::Usage, message.trim_end());
-            let advice = rest.trim_end();
-            if !advice.is_empty() {
-                error = error.hint(advice.trim_start());
-            }
-            Ok(error)
+            let error = CliError::new(code::USAGE, ExitStatus::Usage, message.trim_end());
+            Ok(error.hint(advice(rest)))
         }
+    }
+}
+
+/// What the parser advises: the name that was meant, or how the command is written.
+fn advice(paragraphs: &str) -> String {
+    let paragraphs: Vec<&str> = paragraphs.split("\n\n").map(str::trim).collect();
+    let tips: Vec<&str> = paragraphs.iter().filter_map(|text| text.strip_prefix("tip: ")).collect();
+    let usage = paragraphs.iter().find_map(|text| text.strip_prefix("Usage: "));
+    match (tips.is_empty(), usage) {
+        (false, _) => tips.join("\n"),
+        (true, Some(usage)) => format!("write `{usage}`; `--help` explains it"),
+        (true, None) => "`--help` explains it".to_owned(),
     }
 }
 

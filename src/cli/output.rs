@@ -383,6 +383,12 @@ impl Ui {
         self.status(format!("{label} {}", text.as_ref()));
     }
 
+    /// Gives advice on stderr, unless hushed.
+    pub fn hint(&mut self, text: impl AsRef<str>) {
+        let label = self.stderr_style.strong("hint:");
+        self.status(format!("{label} {}", text.as_ref()));
+    }
+
     /// Shows an error on stderr: text, or one JSON document when a program reads.
     pub fn error(&mut self, error: &CliError) {
         let text = if self.format.is_machine() {

@@ -17,6 +17,25 @@ async fn after_now(stop: &Stop) {
     tokio::time::sleep(LAST_WORDS).await;
 }
 
+/// Waits for `work` that changes nothing and may be dropped at any time; the first wish to stop ends it.
+///
+/// # Errors
+/// What `work` fails with, or that it was stopped.
+pub async fn unless_stopped<T>(
+    stop: &Stop,
+    work: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    tokio::select! {
+        biased;
+        () = stop.job().until(Wish::Finish) => Err(CliError::new(
+            code::STOPPED,
+            stop.status(),
+            "stopped before anything was changed",
+        )),
+        result = work => result,
+    }
+}
+
 /// Runs `work` to its end. An immediate stop drops it where it stands; a graceful one is for `work`
 /// itself to notice.
 ///

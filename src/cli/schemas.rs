@@ -7,7 +7,7 @@ use crate::topology::explain::QueueExplanation;
 use crate::topology::route::RouteReport;
 use crate::topology::spec::TopologySpec;
 
-use super::consume::{ConsumeView, MessagesView};
+use super::consume::{ConsumePlanView, ConsumeView, MessagesView};
 use super::context::{
     ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
 };
@@ -16,7 +16,7 @@ use super::explain::{ExplainListView, ExplainView};
 use super::init::InitView;
 use super::output::{View, schema};
 use super::publish::PublishView;
-use super::quickstart::QuickstartView;
+use super::quickstart::{QuickstartPlanView, QuickstartView};
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
 
@@ -27,6 +27,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
     }
     vec![
         of::<ApplyView>(),
+        of::<ConsumePlanView>(),
         of::<ConsumeView>(),
         of::<ContextListView>(),
         of::<ContextValidationView>(),
@@ -44,6 +45,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<PlanView>(),
         of::<PublishView>(),
         of::<QueueExplanation>(),
+        of::<QuickstartPlanView>(),
         of::<QuickstartView>(),
         of::<RouteReport>(),
         of::<VersionView>(),

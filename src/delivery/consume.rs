@@ -411,6 +411,8 @@ async fn drain(
         passed: Vec::new(),
         settled: 0,
         unflushed: 0,
+        lost_with_connection: None,
+        flushed_at: started,
         wanted: 0,
         held_now: 0,
         generation: 0,
@@ -482,6 +484,10 @@ struct Run<'a> {
     settled: u64,
     /// Settled since the broker last said that it has all settlements.
     unflushed: u64,
+    /// The same of a connection that is gone; `None` when that has been accounted for.
+    lost_with_connection: Option<u64>,
+    /// When the broker last said so.
+    flushed_at: Instant,
     /// Taken for writing, whether written yet or not.
     wanted: u64,
     /// Unsettled on this connection until the end.
@@ -555,6 +561,9 @@ impl Run<'_> {
             }
             if came {
                 pause = Duration::from_millis(20);
+            }
+            if let Err(end) = self.account_for_lost().await {
+                return end;
             }
             if self.batch_is_ready() {
                 self.hand_over().await;
@@ -709,11 +718,47 @@ impl Run<'_> {
     fn begin_generation(&mut self, generation: u32) {
         self.generation = generation;
         self.report.reconnects += 1;
+        *self.lost_with_connection.get_or_insert(0) += std::mem::take(&mut self.unflushed);
         self.held_now = 0;
         self.passed.clear();
         self.wanted -= self.batch.len() as u64;
         self.batch.clear();
         self.batch_bytes = 0;
+    }
+
+    /// Settlements that the broker may not have taken before the connection was lost. The consumer tells
+    /// of that once; from then on its answers are about the connection there is now.
+    async fn account_for_lost(&mut self) -> Result<(), ConsumeEnd> {
+        let Some(lost) = self.lost_with_connection.take() else { return Ok(()) };
+        match self.consumer.flush().await {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_transient() && self.options.reconnect => {
+                self.report.repeats_possible += lost;
+                Ok(())
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Asks the broker now and then whether it has the acks so far, so that only the last few are in
+    /// doubt when the connection is lost.
+    async fn flush_sometimes(&mut self) -> Result<(), ConsumeEnd> {
+        const EVERY: Duration = Duration::from_secs(1);
+        if self.unflushed == 0 || self.flushed_at.elapsed() < EVERY {
+            return Ok(());
+        }
+        self.flushed_at = Instant::now();
+        match self.consumer.flush().await {
+            Ok(()) => {
+                self.unflushed = 0;
+                Ok(())
+            }
+            Err(error) if error.is_transient() && self.options.reconnect => {
+                self.report.repeats_possible += std::mem::take(&mut self.unflushed);
+                Ok(())
+            }
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// Holding a message of a quorum queue costs it a life when it goes back.
@@ -770,6 +815,9 @@ impl Run<'_> {
                 self.report.bytes = bytes;
                 progress(self.report.written);
                 self.settle(false).await?;
+                if self.settles_up_to() {
+                    self.flush_sometimes().await?;
+                }
                 Ok(false)
             }
             Some(Done::Finished(bytes)) => {
@@ -788,6 +836,13 @@ impl Run<'_> {
         }
     }
 
+    /// Whether one settlement stands for all messages before it. Single ones a quorum queue may keep
+    /// back although it has answered a later request.
+    fn settles_up_to(&self) -> bool {
+        self.options.filter.is_none()
+            && (self.options.is_stream || self.options.ack != AckMode::Reject)
+    }
+
     /// Settles what is committed. Every settled message makes room for another, so with a count the
     /// last ones wait for the end (`all`): nothing is fetched that is not needed.
     async fn settle(&mut self, all: bool) -> Result<(), ConsumeEnd> {
@@ -801,7 +856,7 @@ impl Run<'_> {
         let mut tags = self.to_settle.drain(..number).collect::<Vec<_>>().into_iter().peekable();
         let how = match self.options.ack {
             AckMode::Reject if !self.options.is_stream => Settlement::Reject,
-            _ if self.options.filter.is_some() => Settlement::Ack,
+            _ if !self.settles_up_to() => Settlement::Ack,
             _ => Settlement::AckUpTo,
         };
         let mut group = 0;
@@ -813,10 +868,15 @@ impl Run<'_> {
             }
             let settled = std::mem::take(&mut group);
             self.settled += settled;
-            self.unflushed += settled;
             match self.consumer.settle(tag, how).await {
-                Ok(Settled::Sent) if how == Settlement::Reject => self.report.rejected += settled,
-                Ok(Settled::Sent) => self.report.acked += settled,
+                Ok(Settled::Sent) => {
+                    self.unflushed += settled;
+                    if how == Settlement::Reject {
+                        self.report.rejected += settled;
+                    } else {
+                        self.report.acked += settled;
+                    }
+                }
                 Ok(Settled::Void) => self.report.repeats_possible += settled,
                 Err(error) => {
                     self.report.repeats_possible += settled + tags.count() as u64;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::base::id::exchange_in_words;
 use crate::broker::{BrokerError, ErrorKind, Outcome, Publish, Publisher, Ticket};
 use crate::message::record::{RecordRef, write_record};
 
@@ -100,6 +101,9 @@ pub struct Entry {
     /// Why, unless it is confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The reply code with which it came back.
+    #[serde(skip)]
+    pub code: Option<u16>,
 }
 
 /// Why a run ended.
@@ -293,6 +297,10 @@ impl Ledger {
             self.waiting.pop_front();
             self.base += 1;
         }
+        let code = match &outcome {
+            Outcome::Returned { code, .. } => Some(*code),
+            _ => None,
+        };
         let (fate, reason) = match outcome {
             Outcome::Confirmed => (Fate::Confirmed, None),
             Outcome::Returned { code, text } => {
@@ -305,10 +313,16 @@ impl Ledger {
             Outcome::Nacked => (Fate::Nacked, Some("the broker refused it".to_owned())),
             Outcome::Unknown { why } => (Fate::Unknown, Some(why)),
         };
-        self.count(sent, fate, reason)
+        self.count(sent, fate, reason, code)
     }
 
-    fn count(&mut self, sent: Sent, fate: Fate, reason: Option<String>) -> io::Result<()> {
+    fn count(
+        &mut self,
+        sent: Sent,
+        fate: Fate,
+        reason: Option<String>,
+        code: Option<u16>,
+    ) -> io::Result<()> {
         if fate == Fate::Confirmed {
             self.report.confirmed_bytes += sent.bytes as u64;
         }
@@ -319,6 +333,7 @@ impl Ledger {
             exchange: Some(sent.exchange),
             routing_key: Some(sent.routing_key),
             reason,
+            code,
         })
     }
 
@@ -360,10 +375,8 @@ impl Ledger {
 const ACCESS_REFUSED: u16 = 403;
 
 fn no_permission(exchange: &str, text: &str) -> BrokerError {
-    let (attempted, meant) = match exchange {
-        "" => ("publish to the default exchange".to_owned(), "amq.default"),
-        name => (format!("publish to exchange `{name}`"), name),
-    };
+    let meant = if exchange.is_empty() { "amq.default" } else { exchange };
+    let attempted = format!("publish to {}", exchange_in_words(exchange));
     BrokerError::new(ErrorKind::AccessRefused, attempted, "the broker refuses access")
         .reply(ACCESS_REFUSED, text)
         .hint(format!("ask for the write permission on `{meant}`, or use another login"))
@@ -582,6 +595,7 @@ impl Run {
             exchange: None,
             routing_key: None,
             reason: Some(bad.reason),
+            code: None,
         });
         if let Err(error) = kept {
             self.ledger.fail(format!("cannot write line {line} to the file of bad lines: {error}"));
@@ -665,7 +679,7 @@ impl Run {
             }
             None => {
                 let why = "stopped while it was being sent".to_owned();
-                let _ = self.ledger.count(sent, Fate::Unknown, Some(why));
+                let _ = self.ledger.count(sent, Fate::Unknown, Some(why), None);
                 self.ledger.report.ended = PublishEnd::Stopped;
                 return Next::End;
             }
@@ -699,7 +713,7 @@ impl Run {
             "the broker never answered"
         };
         for sent in std::mem::take(&mut self.ledger.waiting).into_iter().flatten() {
-            let _ = self.ledger.count(sent, Fate::Unknown, Some(why.to_owned()));
+            let _ = self.ledger.count(sent, Fate::Unknown, Some(why.to_owned()), None);
         }
         self.ledger.in_flight = 0;
     }

@@ -65,7 +65,8 @@ pub trait Observer: Send {
     /// Something happened.
     fn event(&mut self, event: &Event<'_>);
 
-    /// Whether to begin nothing new. Asked before each step; a unit that has begun is finished.
+    /// Whether to begin nothing new. Asked before each step and while waiting for the lock; a unit that
+    /// has begun is finished.
     fn wants_stop(&self) -> bool {
         false
     }
@@ -190,6 +191,9 @@ pub enum ApplyError {
     /// Somebody else applies.
     #[error("somebody else applies a topology to this vhost{}", .0.as_ref().map(|h| format!(": {} since {}", h.who, h.since)).unwrap_or_default())]
     Locked(Option<LockHolder>),
+    /// The observer wanted a stop before the lock was there.
+    #[error("stopped while waiting for the lock; nothing was changed")]
+    Stopped,
     /// The broker failed outside a step, or the lock was lost.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -282,7 +286,8 @@ async fn take_lock(
     let name = format!("topology.{}", broker.identity().vhost);
     let started = tokio::time::Instant::now();
     loop {
-        match broker.lock(&name, &options.holder).await {
+        // A request that is dropped holds nothing: its connection, or its process, ends with it.
+        match unless_stopped(observer, broker.lock(&name, &options.holder)).await? {
             Ok(lock) => return Ok(lock),
             Err(LockError::Held { holder }) => {
                 if started.elapsed() >= options.lock_timeout {
@@ -290,9 +295,30 @@ async fn take_lock(
                 }
                 observer.event(&Event::Waiting(holder.as_ref()));
                 let left = options.lock_timeout.saturating_sub(started.elapsed());
-                tokio::time::sleep(left.min(Duration::from_millis(250))).await;
+                let pause = tokio::time::sleep(left.min(Duration::from_millis(250)));
+                unless_stopped(observer, pause).await?;
             }
             Err(LockError::Broker(error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits for `work`, which may be dropped at any time, for as long as nobody wants a stop.
+async fn unless_stopped<T>(
+    observer: &mut dyn Observer,
+    work: impl Future<Output = T>,
+) -> Result<T, ApplyError> {
+    // Short enough that a person sees no delay.
+    const BETWEEN_QUESTIONS: Duration = Duration::from_millis(20);
+    tokio::pin!(work);
+    loop {
+        if observer.wants_stop() {
+            return Err(ApplyError::Stopped);
+        }
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = tokio::time::sleep(BETWEEN_QUESTIONS) => {}
         }
     }
 }

@@ -1172,8 +1172,10 @@ fn empty_key() -> RoutingKey {
 /// What identifies a binding, in words.
 pub(super) fn binding_object(binding: &BindingDefinition) -> String {
     let mut text = format!(
-        "the binding of {} to exchange `{}` by `{}`",
-        binding.destination, binding.source, binding.routing_key
+        "the binding of {} to {} by `{}`",
+        binding.destination,
+        binding.source.in_words(),
+        binding.routing_key
     );
     if !binding.arguments.is_empty() {
         let arguments = json_of_field(&FieldValue::Table(binding.arguments.clone()));

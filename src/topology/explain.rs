@@ -9,7 +9,7 @@ use crate::broker::arguments::{
 };
 use crate::broker::definition::{Destination, QueueType};
 use crate::broker::effective::{DeadLetterStrategy, Overflow, Setting, Source};
-use crate::broker::version::Version;
+use crate::broker::version::{Product, Version};
 
 use super::view::{TopologyView, ViewQueue};
 
@@ -19,8 +19,10 @@ use super::view::{TopologyView, ViewQueue};
 pub struct QueueExplanation {
     /// Its name.
     pub queue: String,
-    /// The version whose rules these are.
+    /// The version whose rules these are; of the embedded broker, the RabbitMQ that it imitates.
     pub version: Version,
+    /// The broker that was looked at, `rabbitmq` or `embedded`; null for files.
+    pub broker: Option<Product>,
     /// Its type and who says so.
     pub queue_type: ExplainedSetting,
     /// Whether it survives a restart of the broker.
@@ -149,6 +151,7 @@ pub fn explain_queue(view: &TopologyView, name: &str) -> Result<QueueExplanation
     Ok(QueueExplanation {
         queue: name.to_owned(),
         version: view.version,
+        broker: view.product,
         queue_type: ExplainedSetting {
             name: "type".to_owned(),
             value: queue.queue_type.as_str().into(),
@@ -172,7 +175,7 @@ pub fn explain_queue(view: &TopologyView, name: &str) -> Result<QueueExplanation
             .bindings
             .iter()
             .filter(|binding| binding.destination == Destination::Queue(definition.name.clone()))
-            .map(|binding| format!("exchange `{}` by `{}`", binding.source, binding.routing_key))
+            .map(|binding| format!("{} by `{}`", binding.source.in_words(), binding.routing_key))
             .collect(),
         messages: queue.messages,
         notes: notes(view, queue, &collects_from),

@@ -40,8 +40,12 @@ pub struct Imported {
 /// Errors are all problems that make the file useless.
 pub fn import(text: &str, vhost: Option<&str>, owner: &str) -> Result<Imported, Vec<Diagnostic>> {
     let unreadable = |message: String| vec![Diagnostic::error(UNREADABLE, message)];
-    let value: Value = serde_json::from_str(text)
-        .map_err(|error| unreadable(format!("this is no JSON: {error}")))?;
+    let value: Value = serde_json::from_str(text).map_err(|error| {
+        vec![Diagnostic::error(UNREADABLE, format!("this is no JSON: {error}")).hint(
+            "definitions are JSON, as `rabbitmqctl export_definitions FILE` writes them; \
+                 topology files are used as they are",
+        )]
+    })?;
     let Value::Object(root) = value else {
         return Err(unreadable("definitions are a JSON object".to_owned()));
     };
@@ -227,8 +231,9 @@ impl<'a> Reader<'a> {
                     Diagnostic::warning(
                         DANGLING,
                         format!(
-                            "the binding of {} to exchange `{}` names something that is not in the file",
-                            binding.destination, binding.source
+                            "the binding of {} to {} names something that is not in the file",
+                            binding.destination,
+                            binding.source.in_words()
                         ),
                     )
                     .hint("declare what is missing, or take the binding out"),

@@ -9,6 +9,7 @@ use regex::Regex;
 use serde::Serialize;
 
 use crate::base::diagnostic::{Code, Diagnostic, Findings, Severity, Span};
+use crate::base::id::exchange_in_words;
 use crate::base::suggest::nearest;
 use crate::broker::arguments::{
     ArgumentProblem, ProblemKind, check_binding, check_exchange, check_policy,
@@ -572,16 +573,16 @@ impl Lint<'_> {
         // Keys that come through wildcards are not known: only a warning then.
         let message = match key {
             Some(key) => format!(
-                "{object}: no queue takes its dead letters from exchange `{exchange}` by the key \
-                 `{key}`: they vanish"
+                "{object}: no queue takes its dead letters from {} by the key `{key}`: they vanish",
+                exchange_in_words(exchange)
             ),
             None if !bound && !has_alternate && !exchange.is_empty() => format!(
                 "{object}: nothing is bound to its dead-letter exchange `{exchange}`: its dead \
                  letters vanish"
             ),
             None => format!(
-                "{object}: dead letters keep their own key, and exchange `{exchange}` takes none \
-                 of the keys known here: {}",
+                "{object}: dead letters keep their own key, and {} takes none of the keys known here: {}",
+                exchange_in_words(exchange),
                 quoted(self.keys_of(name).iter().map(String::as_str))
             ),
         };

@@ -14,7 +14,7 @@ use crate::broker::effective::{
 };
 use crate::broker::routing::{RoutingExchange, RoutingTable};
 use crate::broker::snapshot::Snapshot;
-use crate::broker::version::Version;
+use crate::broker::version::{Product, Version};
 
 use super::model::Topology;
 
@@ -23,6 +23,8 @@ use super::model::Topology;
 pub struct TopologyView {
     /// Whose rules apply.
     pub version: Version,
+    /// The broker that was looked at; `None` for files.
+    pub product: Option<Product>,
     /// Exchanges by name, the predeclared ones included, but for the default exchange.
     pub exchanges: BTreeMap<String, ViewExchange>,
     /// Queues by name.
@@ -99,7 +101,7 @@ impl TopologyView {
 
     /// A live broker's topology.
     pub fn of_snapshot(snapshot: &Snapshot) -> Self {
-        Self::build(
+        let view = Self::build(
             snapshot.identity.version,
             snapshot.vhost.default_queue_type,
             &snapshot.policies,
@@ -111,7 +113,8 @@ impl TopologyView {
                 .map(|exchange| (exchange.clone(), exchange.name.is_predeclared())),
             snapshot.queues.iter().map(|q| (q.definition.clone(), false, q.messages())),
             snapshot.bindings.clone(),
-        )
+        );
+        TopologyView { product: Some(snapshot.identity.product), ..view }
     }
 
     fn build(
@@ -152,7 +155,7 @@ impl TopologyView {
                 (name, queue)
             })
             .collect();
-        TopologyView { version, exchanges, queues, bindings, policies }
+        TopologyView { version, product: None, exchanges, queues, bindings, policies }
     }
 
     /// Whether there is such an exchange; the default one always is.

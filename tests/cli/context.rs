@@ -176,3 +176,20 @@ fn a_context_that_could_not_be_used_is_not_added() {
     assert_eq!(machine.run("context add a --broker embedded:").status, 1);
     machine.run("context add a --broker embedded: --replace").ok();
 }
+
+#[test]
+fn an_empty_vhost_is_a_bad_setting_wherever_it_was_said() {
+    let mut machine = Machine::new();
+    let flag = machine.run("topology export --broker amqp://host/");
+    assert_eq!(
+        flag.shown(),
+        "------- stderr -------\nerror: flag --broker: the vhost is empty\n\n\
+         hint: leave the slash off for /, or write %2F\n[exit status: 78]\n"
+    );
+    machine.set("NEXUSCTL_BROKER", "amqp://host/");
+    let variable = machine.run("topology export");
+    assert_eq!(variable.status, 78);
+    assert!(variable.stderr.contains("environment NEXUSCTL_BROKER: the vhost is empty"));
+    // What is no URL at all is still wrong usage of the flag.
+    assert_eq!(machine.run("topology export --broker nonsense").status, 64);
+}

@@ -5,8 +5,11 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nexus::base::time::{FixedClock, SystemClock, Timestamp};
+use nexus::broker::connect::{Target, TlsOptions, connect};
+use nexus::broker::{Broker, Lock, LockHolder};
 use nexus::cli::host::{Environment, Host, Input, Output};
 use nexus::cli::signals::Stop;
 
@@ -38,6 +41,13 @@ impl Ran {
     #[track_caller]
     pub(crate) fn ok(self) -> String {
         assert_eq!(self.status, 0, "{}", self.shown());
+        self.stdout
+    }
+
+    /// Its stdout, after checking that the verdict was no.
+    #[track_caller]
+    pub(crate) fn verdict_no(self) -> String {
+        assert_eq!(self.status, 2, "{}", self.shown());
         self.stdout
     }
 
@@ -168,6 +178,36 @@ impl Machine {
         nexus::cli::run(args, host).number()
     }
 
+    /// Holds the lock of `topology apply` on this machine's own embedded broker.
+    pub(crate) fn hold_the_lock(&self) -> HeldLock {
+        // Any command makes the state file.
+        self.run("topology export -q").ok();
+        let state = self.root.path().join("home/.local/state/nexusctl/state.db");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let target = Target {
+            url: format!("embedded:{}", state.display()).parse().unwrap(),
+            management: None,
+            vhost: None,
+            tls: TlsOptions::default(),
+            timeout: Duration::from_secs(20),
+            client_name: "nexusctl tests".to_owned(),
+        };
+        let holder = LockHolder {
+            who: "the test".to_owned(),
+            since: Timestamp::from_unix_ms(1_700_000_000_000),
+        };
+        let held = runtime.block_on(async {
+            let broker = connect(target, Arc::new(SystemClock), 1).await.unwrap();
+            let lock = broker.lock("topology./", &holder).await.unwrap();
+            (broker, lock)
+        });
+        HeldLock { held: Some(held), runtime }
+    }
+
     /// Paths of this machine become `[root]`.
     pub(crate) fn redact(&self, text: &str) -> String {
         text.replace(&self.root.path().display().to_string(), "[root]")
@@ -175,6 +215,22 @@ impl Machine {
 
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
+    }
+}
+
+/// A lock that somebody else holds, until it is dropped.
+pub(crate) struct HeldLock {
+    held: Option<(Arc<dyn Broker>, Box<dyn Lock>)>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        let Some((broker, lock)) = self.held.take() else { return };
+        self.runtime.block_on(async {
+            lock.release().await.unwrap();
+            broker.close().await.unwrap();
+        });
     }
 }
 

@@ -17,4 +17,8 @@ mod messages;
 mod process;
 mod project;
 mod shell;
+mod terminal;
 mod topology;
+
+#[path = "../support/mod.rs"]
+mod support;

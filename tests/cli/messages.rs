@@ -70,7 +70,9 @@ fn an_unroutable_message_is_status_5_and_named() {
     machine.run("topology apply t2.yaml").ok();
     assert_eq!(
         machine.run("publish lonely key hello --message-id m1").shown(),
-        "returned 1 (m1) to `lonely` by `key`: 312 NO_ROUTE\n0 messages confirmed, 1 returned\n\
+        "returned 1 (m1) to exchange `lonely` by `key`: 312 NO_ROUTE\n0 messages confirmed, 1 returned\n\
+         ------- stderr -------\n\
+         hint: `nexusctl topology route lonely key --live` shows where such a message would go\n\
          [exit status: 5]\n"
     );
     let missing = machine.run("publish nowhere key hello");
@@ -201,4 +203,95 @@ fn message_types_of_the_project_give_their_defaults() {
     let record: serde_json::Value = serde_json::from_str(&machine.run(line).ok()).unwrap();
     assert_eq!(record["properties"]["expiration"], "5000");
     assert_eq!(record["properties"]["priority"], 4);
+}
+
+#[test]
+fn what_is_missing_comes_with_the_next_step() {
+    let machine = machine();
+    assert_eq!(
+        machine.run("consume dead.p --until-empty").shown(),
+        "------- stderr -------\n\
+         error: cannot consume from queue `dead.p`: no queue 'dead.p' in vhost '/'\n  \
+         caused by: the broker says: 404 NOT_FOUND\n\nhint: did you mean `dead.q`?\n\
+         [exit status: 1]\n"
+    );
+    assert_eq!(
+        machine.run("publish event k hello").shown(),
+        "returned 1 to exchange `event` by `k`: 404 NOT_FOUND - no exchange 'event' in vhost '/'\n\
+         0 messages confirmed, 1 returned\n------- stderr -------\n\
+         hint: did you mean `events`?\n[exit status: 5]\n"
+    );
+    assert_eq!(
+        machine.run("publish '' nowhere hello").shown(),
+        "returned 1 to the default exchange by `nowhere`: 312 NO_ROUTE\n\
+         0 messages confirmed, 1 returned\n------- stderr -------\n\
+         hint: the vhost has `dead.q`, `q`\n[exit status: 5]\n"
+    );
+    let report = machine.run("publish event k hello -o json");
+    assert_eq!(report.json()["hint"], "did you mean `events`?");
+    assert_eq!(report.stderr, "");
+    // Declared, and not applied yet.
+    machine.run("init shop -q").ok();
+    let ran = machine.run("consume agent.worker --until-empty --project shop");
+    assert!(ran.stderr.contains("`nexusctl topology apply` makes this queue"), "{}", ran.stderr);
+    let ran = machine.run("publish nexus.agents worker hello --project shop");
+    assert!(ran.stderr.contains("`nexusctl topology apply` makes this exchange"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_dry_run_of_consume_takes_nothing_and_says_what_it_would_cost() {
+    let machine = machine();
+    machine.run_with("publish events k --lines -q", b"1\n2\n").ok();
+    assert_eq!(
+        machine.run("consume q --until-empty --dry-run").shown(),
+        "queue q (quorum): 2 messages, 0 consumers\n\
+         each message would be written, then acked once the output has it\n\
+         ends when the queue is empty\nnothing was consumed\n"
+    );
+    let out = machine.path("out");
+    assert_eq!(
+        machine.run("consume q --ack never --count 1 --out out --dry-run").shown(),
+        "queue q (quorum): 2 messages, 0 consumers\n\
+         each message would be written, then left in the queue\nends after 1 message\n\
+         warning: each message that is left in the queue loses one of its 20 lives by the look; one \
+         with fewer than 3 left ends the run\nnothing was consumed\n"
+    );
+    assert!(!out.exists());
+    let rejected = machine.run("consume dead.q --ack reject --dry-run -o json").json();
+    assert_eq!(rejected["kind"], "ConsumePlan");
+    assert!(rejected["warnings"][0].as_str().unwrap().contains("rejected messages are gone"));
+    let missing = machine.run("consume p --dry-run");
+    assert_eq!(missing.status, 1);
+    assert!(missing.stderr.contains("hint: "), "{}", missing.stderr);
+    let stream = machine.run("consume q --offset first --until-empty --dry-run");
+    assert_eq!(stream.status, 1, "{}", stream.shown());
+    assert_eq!(machine.run("consume q --until-empty --raw -q").ok(), "1\n2\n");
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_found_before_anything_is_consumed() {
+    let machine = machine();
+    machine.run("publish events k kept -q").ok();
+    for option in ["--report", "--out"] {
+        let ran = machine.run(&format!("consume q --until-empty {option} nowhere/file"));
+        assert_eq!(
+            ran.shown(),
+            "------- stderr -------\nerror: cannot write nowhere/file: No such file or directory (os \
+             error 2)\n\nhint: there is no directory nowhere\n[exit status: 1]\n",
+            "{option}"
+        );
+    }
+    assert_eq!(depth(&machine, "q"), 1);
+}
+
+#[test]
+fn no_body_is_not_taken_for_an_empty_one() {
+    let machine = machine();
+    let ran = machine.run("publish events k");
+    assert_eq!(ran.status, 64, "{}", ran.shown());
+    assert!(ran.stderr.contains("'' is the empty body"), "{}", ran.stderr);
+    assert_eq!(depth(&machine, "q"), 0);
+    machine.run("publish events k ''").ok();
+    machine.run("publish events k -f -").ok();
+    assert_eq!(depth(&machine, "q"), 2);
 }

@@ -1,6 +1,7 @@
 //! `init`, `check` and `quickstart`.
 
 use crate::harness::Machine;
+use crate::support::Node;
 
 #[test]
 fn a_new_project_is_ready_to_apply_and_is_never_overwritten() {
@@ -68,22 +69,12 @@ fn each_command_that_the_quickstart_shows_can_be_typed() {
 #[test]
 fn the_quickstart_runs_on_rabbitmq_and_leaves_nothing() {
     for version in ["3_10", "4_0"] {
-        let variable = format!("NEXUSCTL_TEST_RABBITMQ_{version}");
-        let Some(dir) = std::env::var_os(&variable) else {
-            eprintln!("skipped: {variable} is not set");
-            continue;
-        };
-        let text = std::fs::read_to_string(std::path::Path::new(&dir).join("env")).unwrap();
-        let value = |name: &str| {
-            let line = text.lines().find_map(|line| {
-                line.trim_start_matches("export ").strip_prefix(&format!("{name}="))
-            });
-            line.unwrap().trim_matches(['"', '\'']).to_owned()
-        };
+        let Some(node) = Node::from_env(version) else { continue };
+        let vhost = node.vhost("quickstart");
         let mut machine = Machine::new();
         machine.real_time = true;
-        machine.set("NEXUSCTL_BROKER", &value("NODE_AMQP_URL"));
-        machine.set("NEXUSCTL_MANAGEMENT_URL", &value("NODE_MANAGEMENT_URL"));
+        machine.set("NEXUSCTL_BROKER", &vhost.amqp_url());
+        machine.set("NEXUSCTL_MANAGEMENT_URL", &vhost.management_url());
         let before = machine.run("topology export -q").ok();
         let ran = machine.run(&format!("quickstart --name quickstart-{version} -o json"));
         assert_eq!(ran.status, 0, "{}", ran.shown());
@@ -91,4 +82,24 @@ fn the_quickstart_runs_on_rabbitmq_and_leaves_nothing() {
         let after = machine.run("topology export -q").ok();
         assert!(!after.contains(&format!("quickstart-{version}")), "{before}\n{after}");
     }
+}
+
+#[test]
+fn a_dry_quickstart_makes_nothing() {
+    let machine = Machine::new();
+    let ran = machine.run("quickstart --dir demo --name demo --dry-run").ok();
+    assert!(ran.contains("a project in demo\n") && ran.contains("begin with `demo`"), "{ran}");
+    assert!(!machine.path("demo").exists());
+    let far = machine.run("quickstart --dry-run --broker amqp://u:p@127.0.0.1:1 -o json").json();
+    assert_eq!(far["broker"], "amqp://u:****@127.0.0.1:1");
+}
+
+#[test]
+fn paths_are_shown_as_they_were_given_and_can_be_typed() {
+    let machine = Machine::new();
+    let made = machine.run("init 'my shop' --name shop").ok();
+    assert!(made.contains("nexusctl topology plan --project 'my shop'\n"), "{made}");
+    machine.run("init -q").ok();
+    let again = machine.run("init");
+    assert!(again.stderr.contains("already: nexus.yaml, topology.yaml"), "{}", again.stderr);
 }

@@ -118,3 +118,19 @@ fn every_code_that_the_program_may_show_is_explained() {
         codes.iter().filter(|code| machine.run(&format!("explain {code}")).status != 0).collect();
     assert!(missing.is_empty(), "not explained: {missing:?}");
 }
+
+#[test]
+fn wrong_usage_comes_with_what_was_meant_or_how_it_is_written() {
+    let machine = Machine::new();
+    for (line, hint) in [
+        ("consum q", "a similar subcommand exists: 'consume'"),
+        ("consume q --cuont 1", "a similar argument exists: '--count'"),
+        ("consume", "write `nexusctl consume <QUEUE>`; `--help` explains it"),
+        ("consume q --count x", "`--help` explains it"),
+    ] {
+        let ran = machine.run(line);
+        assert_eq!(ran.status, 64, "{line}");
+        let last = format!("\n\nhint: {hint}\n");
+        assert!(ran.stderr.ends_with(&last), "{line}: {}", ran.stderr);
+    }
+}

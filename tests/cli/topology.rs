@@ -1,8 +1,13 @@
 //! Topology from the command line, on the embedded broker.
 
+use std::fmt::Write as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use nexus::cli::signals::Signal;
 
 use crate::harness::Machine;
+use crate::process::{command, finish, signal};
 
 const FILE: &str = "apiVersion: nexus/v1
 kind: Topology
@@ -77,18 +82,53 @@ fn without_a_terminal_nothing_is_lost_unless_agreed() {
 }
 
 #[test]
-fn a_run_that_is_asked_to_stop_begins_no_step_and_says_so() {
+fn a_run_that_is_asked_to_stop_changes_nothing_and_says_so() {
     let mut machine = machine();
     machine.run("topology apply").ok();
     machine.write("topology.yaml", &FILE.replace("orders:", "others:"));
-    machine.stop.ask(Signal::Interrupt);
-    let ran = machine.run("topology apply");
-    assert_eq!(ran.status, 130, "{}", ran.shown());
-    assert!(ran.stdout.contains("skipped declare queue `others`"), "{}", ran.stdout);
+    machine.stop.ask(Signal::Terminate);
+    for line in ["topology apply", "topology plan", "consume orders --dry-run"] {
+        assert_eq!(
+            machine.run(line).shown(),
+            "------- stderr -------\nerror: stopped before anything was changed\n\
+             [exit status: 143]\n",
+            "{line}"
+        );
+    }
     machine.stop = Default::default();
     assert_eq!(machine.run("topology diff").status, 2);
     machine.run("topology apply").ok();
     assert_eq!(machine.run("topology diff").status, 0);
+}
+
+/// The lock is held by a process that waits for its output to be read: far longer than this test.
+#[test]
+fn one_signal_ends_the_wait_for_somebody_elses_lock_at_once() {
+    let machine = machine();
+    let holder = machine.hold_the_lock();
+    for (name, status) in [("-INT", 130), ("-TERM", 143)] {
+        let mut child = command(&machine, &["topology", "apply", "--lock-timeout", "1h"])
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Once it says that it waits, the handler is in.
+        let mut line = String::new();
+        let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+        std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+        assert!(line.starts_with("waiting for the test, since "), "{line}");
+        let asked = Instant::now();
+        signal(&child, name);
+        let output = finish(child);
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        assert_eq!(output.status.code(), Some(status));
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut stderr, &mut rest).unwrap();
+        let last = "error: stopped while waiting for the lock; nothing was changed\n";
+        assert!(rest.ends_with(last), "{rest}");
+    }
+    drop(holder);
+    machine.run("topology apply").ok();
 }
 
 #[test]
@@ -96,10 +136,10 @@ fn a_broker_that_never_answers_is_given_up_after_the_timeout() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     let machine = machine();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let ran = machine.run(&format!("topology plan --timeout 500ms --broker amqp://{address}"));
     assert_eq!(ran.status, 69, "{}", ran.shown());
-    assert!(started.elapsed() < std::time::Duration::from_millis(1500), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -208,4 +248,157 @@ fn a_route_says_which_queues_get_it_and_status_2_when_none_does() {
          delivery_limit (after it came back 1000000 times and once more): dropped\n\nreaches 1 queue\n"
     );
     assert_eq!(machine.run("topology route events customer.new").status, 2);
+}
+
+#[test]
+fn no_limit_is_said_by_leaving_the_key_out() {
+    let machine = machine();
+    machine.write("topology.yaml", &FILE.replace("maxLength: 100", "maxLength: -1"));
+    let ran = machine.run("topology validate");
+    assert_eq!(ran.status, 2);
+    assert!(ran.stdout.contains("the number must be 0 or more"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("for no limit, leave the key out"), "{}", ran.stdout);
+    assert!(!ran.stdout.contains("18446744073709551615"), "{}", ran.stdout);
+    machine.write("topology.yaml", &FILE.replace("maxLength: 100", "maxLengthBytes: -2"));
+    let ran = machine.run("topology validate");
+    assert!(ran.stdout.contains("the number must be 0 or more"), "{}", ran.stdout);
+    assert!(!ran.stdout.contains("no limit"), "{}", ran.stdout);
+}
+
+#[test]
+fn an_explanation_says_which_broker_it_is_about() {
+    let machine = machine();
+    machine.run("topology apply -q").ok();
+    let first = |line: &str| machine.run(line).ok().lines().next().unwrap().to_owned();
+    assert_eq!(
+        first("topology explain queue orders --live"),
+        "queue orders on the embedded broker, which imitates RabbitMQ 4.0"
+    );
+    assert_eq!(
+        first("topology explain queue orders --target 3.10"),
+        "queue orders by the rules of RabbitMQ 3.10"
+    );
+    let live = machine.run("topology explain queue orders --live -o json").json();
+    assert_eq!((&live["broker"], &live["version"]), (&"embedded".into(), &"4.0.5".into()));
+    let files = machine.run("topology explain queue orders -o json").json();
+    assert_eq!(files["broker"], serde_json::Value::Null);
+}
+
+/// What a cluster of fifty vhosts exports, 20 MB of it.
+fn definitions(vhosts: usize, queues: usize) -> String {
+    let (mut all_queues, mut bindings, mut names) = (String::new(), String::new(), String::new());
+    for vhost in 0..vhosts {
+        write!(names, "{}{{\"name\":\"v{vhost}\"}}", if vhost == 0 { "" } else { "," }).unwrap();
+        for queue in 0..queues {
+            let comma = if vhost + queue == 0 { "" } else { "," };
+            write!(
+                all_queues,
+                "{comma}{{\"name\":\"tenant.{vhost}.orders.{queue}\",\"vhost\":\"v{vhost}\",\
+                 \"durable\":true,\"auto_delete\":false,\"arguments\":{{\"x-queue-type\":\"quorum\",\
+                 \"x-dead-letter-exchange\":\"amq.fanout\",\"x-delivery-limit\":10}}}}"
+            )
+            .unwrap();
+            write!(
+                bindings,
+                "{comma}{{\"source\":\"amq.topic\",\"vhost\":\"v{vhost}\",\
+                 \"destination\":\"tenant.{vhost}.orders.{queue}\",\
+                 \"destination_type\":\"queue\",\"routing_key\":\"orders.{queue}.*\",\
+                 \"arguments\":{{}}}}"
+            )
+            .unwrap();
+        }
+    }
+    format!("{{\"vhosts\":[{names}],\"queues\":[{all_queues}],\"bindings\":[{bindings}]}}")
+}
+
+#[test]
+fn the_definitions_of_a_big_cluster_are_imported() {
+    let machine = Machine::new();
+    let text = definitions(50, 1300);
+    assert!(text.len() > 20_000_000, "{}", text.len());
+    machine.write("definitions.json", &text);
+    let several = machine.run("topology import definitions.json");
+    assert_eq!(several.status, 65);
+    assert!(several.stderr.contains("say which with --vhost"), "{}", several.stderr);
+    let yaml = machine.run("topology import definitions.json --vhost v7 -q").ok();
+    machine.write("v7.yaml", &yaml);
+    let rendered = machine.run("topology render v7.yaml -o json").json();
+    assert_eq!(rendered["queues"].as_object().unwrap().len(), 1300);
+    assert_eq!(rendered["queues"]["tenant.7.orders.1299"]["deliveryLimit"], 10);
+    assert_eq!(yaml.matches("orders.1299.*").count(), 1);
+}
+
+#[test]
+fn a_topology_that_no_command_would_read_back_is_warned_of() {
+    let machine = Machine::new();
+    machine.write("definitions.json", &definitions(1, 50_000));
+    let ran = machine.run("topology import definitions.json");
+    assert_eq!(ran.status, 0);
+    assert!(ran.stdout.len() > 8 << 20, "{}", ran.stdout.len());
+    assert!(ran.stderr.contains("may have 8MiB: split it"), "{}", ran.stderr);
+}
+
+#[test]
+fn every_command_that_changes_something_can_be_tried_dry() {
+    // Each asks a broker, writes files or keeps contexts; the rest only looks.
+    let looks = [
+        "check",
+        "completions",
+        "context current",
+        "context list",
+        "context show",
+        "context validate",
+        "explain",
+        "man",
+        "topology diff",
+        "topology explain",
+        "topology export",
+        "topology graph",
+        "topology import",
+        "topology plan",
+        "topology render",
+        "topology route",
+        "topology validate",
+        "version",
+    ];
+    let mut found = Vec::new();
+    crate::shell::leaves(&nexus::cli::command(), "", &mut found);
+    for (name, command) in found {
+        let dry = command.get_arguments().any(|arg| arg.get_long() == Some("dry-run"));
+        assert_eq!(dry, !looks.contains(&name.as_str()), "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_destroyed_without_a_yes() {
+    let machine = machine();
+    machine.run("topology apply -q").ok();
+    let refused = machine.run("topology destroy");
+    assert_eq!(refused.status, 4, "{}", refused.shown());
+    assert!(refused.stderr.contains("queue `orders`"), "{}", refused.stderr);
+    assert_eq!(machine.run("topology diff").status, 0);
+    machine.run("topology destroy --yes").ok();
+    // There is nothing left to ask about.
+    machine.run("topology destroy").ok();
+}
+
+#[test]
+fn a_route_that_ends_says_where_in_words() {
+    let machine = machine();
+    assert_eq!(
+        machine.run("topology route events customer.new").verdict_no(),
+        "`customer.new` to exchange `events`:\n  no binding of exchange `events` fits, and it has no \
+         alternate\n\nno queue: a mandatory publish comes back\n"
+    );
+    let missing = machine.run("topology route evens order.new");
+    assert!(missing.stdout.contains("  exchange `evens` does not exist\n"), "{}", missing.stdout);
+    assert_eq!(missing.stderr, "hint: did you mean `events`?\n");
+}
+
+#[test]
+fn a_topology_is_no_definitions_file() {
+    let machine = machine();
+    let ran = machine.run("topology import topology.yaml");
+    assert_eq!(ran.status, 65);
+    assert!(ran.stderr.contains("topology files are used as they are"), "{}", ran.stderr);
 }

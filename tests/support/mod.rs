@@ -10,6 +10,7 @@
               a helper that fails should fail its test, and a skipped one should say so"
 )]
 
+pub mod certificate;
 pub mod fixture;
 
 use std::io::{Read, Write};

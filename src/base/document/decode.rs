@@ -233,6 +233,22 @@ impl Decode for bool {
     }
 }
 
+/// A whole number that does not fit. Bounds that only our own types have are not worth naming.
+fn out_of_bounds(node: &Node, least: i128, most: i128) -> Diagnostic {
+    let is_negative = matches!(node.value, Value::Int(value) if value < 0);
+    if most < i128::from(i64::MAX) {
+        return invalid_value(node, format!("the number must lie between {least} and {most}"));
+    }
+    if least == 0 && is_negative {
+        let finding = invalid_value(node, "the number must be 0 or more");
+        return match node.value {
+            Value::Int(-1) => finding.hint("for no limit, leave the key out"),
+            _ => finding,
+        };
+    }
+    invalid_value(node, format!("the number must not be above {most}"))
+}
+
 macro_rules! whole_numbers {
     ($($type:ty),*) => {$(
         impl Decode for $type {
@@ -246,9 +262,8 @@ macro_rules! whole_numbers {
                     }
                 };
                 if value.is_none() {
-                    let (least, most) = (<$type>::MIN, <$type>::MAX);
-                    let why = format!("the number must lie between {least} and {most}");
-                    findings.push(invalid_value(node, why));
+                    let (least, most) = (i128::from(<$type>::MIN), i128::from(<$type>::MAX));
+                    findings.push(out_of_bounds(node, least, most));
                 }
                 value
             }

@@ -34,7 +34,9 @@ pub mod write;
 pub(crate) use declare::{document_enum, document_struct};
 pub use decode::{Decode, Entries, Fields, decode, decode_from_str};
 pub use header::{Header, Kind, header};
-pub use read::{Limits, read_documents, read_documents_within, source_from_bytes};
+pub use read::{
+    Limits, read_documents, read_documents_within, source_from_bytes, source_from_bytes_within,
+};
 pub use write::to_yaml;
 
 /// A value of a document, and where it stands.

@@ -51,7 +51,16 @@ fn failed(diagnostic: Diagnostic) -> Findings {
 
 /// The text of a file from its bytes: UTF-8, with or without a byte order mark, of a bearable size.
 pub fn source_from_bytes(name: &str, bytes: &[u8]) -> Result<Arc<Source>, Findings> {
-    check_size(name, bytes.len(), &Limits::default())?;
+    source_from_bytes_within(name, bytes, &Limits::default())
+}
+
+/// [`source_from_bytes`] with another limit of its size.
+pub fn source_from_bytes_within(
+    name: &str,
+    bytes: &[u8],
+    limits: &Limits,
+) -> Result<Arc<Source>, Findings> {
+    check_size(name, bytes.len(), limits)?;
     match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
             return Err(failed(

@@ -210,7 +210,7 @@ impl Broker for EmbeddedBroker {
         let name = exchange.clone();
         self.shared
             .call(
-                &format!("look for exchange `{exchange}`"),
+                &format!("look for {}", exchange.in_words()),
                 Durability::Process,
                 move |engine, store| {
                     Ok(name.is_default()

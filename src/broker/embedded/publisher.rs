@@ -103,7 +103,7 @@ impl EmbeddedPublisher {
 
     fn pack(&self, publish: Publish) -> Result<Publication, BrokerError> {
         let attempted =
-            || format!("publish to exchange `{}` by `{}`", publish.exchange, publish.routing_key);
+            || format!("publish to {} by `{}`", publish.exchange.in_words(), publish.routing_key);
         let refuse = |text: String| {
             BrokerError::new(ErrorKind::Invalid, attempted(), text.clone())
                 .reply(406, format!("PRECONDITION_FAILED - {text}"))

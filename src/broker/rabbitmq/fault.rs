@@ -103,13 +103,9 @@ fn not_allowed(said: &str) -> Explained {
     if said.starts_with("vhost ") && said.ends_with("not found") {
         let vhost = &said["vhost ".len()..said.len() - "not found".len()];
         return (
-            ErrorKind::NotFound,
+            ErrorKind::NoSuchVhost,
             format!("the vhost `{}` does not exist", vhost.trim().trim_matches('\'')),
-            Some(
-                "check the last part of the broker URL; `/` is written %2f, and a URL without a \
-                 path means `/`"
-                    .to_owned(),
-            ),
+            Some("check its name, or ask an administrator to make it".to_owned()),
         );
     }
     if said.contains("refused for user") {
@@ -321,7 +317,7 @@ mod tests {
                 NotFound,
                 "exchange `x` does not exist in vhost `/`",
             ),
-            (530, "NOT_ALLOWED - vhost v not found", NotFound, "the vhost `v` does not exist"),
+            (530, "NOT_ALLOWED - vhost v not found", NoSuchVhost, "the vhost `v` does not exist"),
             (
                 530,
                 "NOT_ALLOWED - access to vhost 'v' refused for user 'u'",

@@ -69,6 +69,10 @@ const FRAME_MAX: u32 = 128 << 10;
 /// How long a request may take while the one before it has no answer yet.
 const LITTLE_PATIENCE: Duration = Duration::from_millis(300);
 
+/// How long the answer to a goodbye is waited for. Nothing depends on it: what was sent before has its
+/// own answers. The client library does not hear it at all when the broker says goodbye at that moment.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("status", self.connection.status()).finish_non_exhaustive()
@@ -205,14 +209,14 @@ impl Link {
         self.ask(attempted, self.connection.create_channel()).await.map(OpenChannel)
     }
 
-    /// Says goodbye, waits for the answer at most for the time-out, and ends the connection either way.
+    /// Says goodbye, waits for the answer a moment and at most for the time-out, and ends the connection either way.
     pub(super) async fn close(&self) {
         if self.is_alive() {
             let farewell = self.connection.close(200, "OK".into());
             if self.is_silent() {
                 let _ = start(farewell);
             } else {
-                let _ = timeout(self.timeout, farewell).await;
+                let _ = timeout(self.timeout.min(FAREWELL), farewell).await;
             }
         }
         self.tap.cut();

@@ -6,9 +6,11 @@
 //!
 //! Every call ends within the time-out, and no answer may be larger than [`LARGEST_ANSWER`].
 
-use std::sync::OnceLock;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -56,6 +58,23 @@ impl std::fmt::Debug for Management {
 struct Refusal {
     status: u16,
     reason: String,
+}
+
+/// Finds the addresses of another host than the one that is asked for: the URL names what the
+/// certificate is for, and this is where its server really is.
+struct Elsewhere {
+    host: String,
+}
+
+impl Resolve for Elsewhere {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.host.clone();
+        Box::pin(async move {
+            // The port is the URL's.
+            let found: Vec<_> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
 }
 
 enum Failure {
@@ -111,14 +130,37 @@ impl Management {
         } else {
             tls::trusting_nobody(attempted)?
         };
-        let client = Client::builder()
-            .tls_backend_preconfigured(std::sync::Arc::unwrap_or_clone(config))
+        let builder = Client::builder();
+        let builder = match self.server_name() {
+            Some(name) if name.parse::<IpAddr>().is_ok() => {
+                let cause = format!("tls.server_name is `{name}`, and HTTPS asks for names only");
+                return Err(invalid(cause).hint(
+                    "name the management API by this address in management_url, and leave \
+                     tls.server_name out",
+                ));
+            }
+            Some(_) => builder.dns_resolver(Arc::new(Elsewhere { host: self.url.host.clone() })),
+            None => builder,
+        };
+        let client = builder
+            .tls_backend_preconfigured(Arc::unwrap_or_clone(config))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(self.timeout)
             .build()
             .map_err(|error| invalid(format!("HTTP client: {error}")))?;
         Ok(self.client.get_or_init(|| client))
+    }
+
+    /// The name that the certificate has to have, when it is another than the URL's host.
+    fn server_name(&self) -> Option<&str> {
+        self.tls.server_name.as_deref().filter(|name| self.url.tls && *name != self.url.host)
+    }
+
+    /// Host and port of the URL.
+    fn host(&self) -> String {
+        let base = ManagementUrl { prefix: String::new(), ..self.url.clone() }.base();
+        base.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned())
     }
 
     /// One call: the parsed answer, `Null` when it is empty.
@@ -130,13 +172,16 @@ impl Management {
         query: &str,
         body: Option<&Value>,
     ) -> Result<Value, Failure> {
-        let mut url = self.url.endpoint(segments);
-        url.push_str(query);
-        let mut request = self
-            .client(attempted)
-            .map_err(Failure::Transport)?
-            .request(method, &url)
-            .basic_auth(&self.user, Some(self.password.reveal()));
+        let client = self.client(attempted).map_err(Failure::Transport)?;
+        let mut request = match self.server_name() {
+            None => client.request(method, self.url.endpoint(segments) + query),
+            Some(name) => {
+                let asked = ManagementUrl { host: name.to_owned(), ..self.url.clone() };
+                // What stands between may tell its sites apart by this header.
+                client.request(method, asked.endpoint(segments) + query).header("host", self.host())
+            }
+        }
+        .basic_auth(&self.user, Some(self.password.reveal()));
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
@@ -226,7 +271,8 @@ impl Management {
         } else if causes.iter().any(|cause| cause.contains("invalid HTTP")) {
             "this may be the AMQP port; the management API listens on 15672"
         } else if causes.iter().any(|cause| cause.contains("certificate")) {
-            "set tls.ca to the authority that signed the management API's certificate"
+            "tls.ca has to be the authority that signed it, and it has to be for the host in \
+             management_url or for tls.server_name"
         } else {
             "check management_url"
         };
@@ -266,8 +312,8 @@ impl Management {
             404 => match self.lists_vhost(attempted).await {
                 Some(true) => error(ErrorKind::NotFound, reason.clone()),
                 Some(false) => {
-                    error(ErrorKind::NotFound, format!("the vhost `{vhost}` does not exist"))
-                        .hint("check the last part of the broker URL")
+                    error(ErrorKind::NoSuchVhost, format!("the vhost `{vhost}` does not exist"))
+                        .hint("check its name, or ask an administrator to make it")
                 }
                 None => {
                     let base = self.url.base();
@@ -327,6 +373,13 @@ impl Management {
         let list = self.get(attempted, &["vhosts"], "").await.ok()?;
         let vhost = self.vhost.as_str();
         Some(listing::entries(list).iter().any(|entry| listing::text(entry, "name") == Some(vhost)))
+    }
+
+    /// The vhosts that the login may see, as far as they can be read.
+    pub(super) async fn vhosts(&self) -> Option<Vec<String>> {
+        let list = self.get("list vhosts", &["vhosts"], "").await.ok()?;
+        let entries = listing::entries(list);
+        Some(entries.iter().filter_map(|v| listing::text(v, "name")).map(str::to_owned).collect())
     }
 
     async fn list(&self, attempted: &str, what: &str, query: &str) -> Result<Vec<Value>, Failure> {

@@ -24,9 +24,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::base::id::{ExchangeName, QueueName};
+use crate::base::suggest::nearest;
 use crate::base::time::{Clock, SystemClock};
 use crate::base::url::{AmqpUrl, ManagementUrl};
 use crate::resilience::CircuitSettings;
@@ -97,7 +98,7 @@ impl RabbitBroker {
     /// Connects, and learns from the broker's greeting which it is. Needs a running tokio runtime.
     ///
     /// Fails with `Unreachable` or `TimedOut` naming the step, `AccessRefused` for a wrong login,
-    /// `NotFound` for a vhost that does not exist, `Invalid` for TLS files that cannot be used.
+    /// `NoSuchVhost` for a vhost that does not exist, `Invalid` for TLS files that cannot be used.
     pub async fn connect(options: ConnectOptions) -> Result<Arc<dyn Broker>, BrokerError> {
         let ConnectOptions { url, management, tls, timeout, clock, seed, circuit, client_name } =
             options;
@@ -110,7 +111,21 @@ impl RabbitBroker {
         let attempted = format!("connect to {}", shown(&url));
         let links = LinkOptions { url, tls, timeout, client_name };
         let core = Arc::new(Core::new(links, clock, seed, circuit));
-        let link = Arc::new(core.open("publish", Instant::now() + timeout).await?);
+        let deadline = Instant::now() + timeout;
+        let link = match core.open("publish", deadline).await {
+            Ok(link) => Arc::new(link),
+            Err(error) if error.kind == ErrorKind::NoSuchVhost => {
+                let vhosts = match &management {
+                    Some(management) => timeout_at(deadline, management.vhosts()).await,
+                    None => Ok(None),
+                };
+                return Err(match vhosts {
+                    Ok(Some(vhosts)) => error.hint(advise_vhost(vhost.as_str(), &vhosts)),
+                    _ => error,
+                });
+            }
+            Err(error) => return Err(error),
+        };
         let server = link.server().clone();
         core.adopt(Purpose::Publish, link).await;
         if !server.product.is_empty() && server.product != "RabbitMQ" && server.version.is_empty() {
@@ -139,6 +154,20 @@ impl RabbitBroker {
             },
         };
         Ok(Arc::new(RabbitBroker { core, management, identity }))
+    }
+}
+
+/// What to write instead of a vhost that does not exist, when the login may see `known`.
+fn advise_vhost(missing: &str, known: &[String]) -> String {
+    const SHOWN: usize = 8;
+    if let Some(meant) = nearest(missing, known.iter().map(String::as_str)) {
+        return format!("did you mean `{meant}`?");
+    }
+    let listed: Vec<String> = known.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    match known.len().checked_sub(SHOWN) {
+        _ if known.is_empty() => "the login may see no vhost at all".to_owned(),
+        None | Some(0) => format!("the login may see {}", listed.join(", ")),
+        Some(more) => format!("the login may see {} and {more} more", listed.join(", ")),
     }
 }
 

@@ -20,7 +20,8 @@ pub struct TlsOptions {
     pub cert: Option<PathBuf>,
     /// PEM file of our certificate's key.
     pub key: Option<PathBuf>,
-    /// The name to ask for and to expect in the broker's certificate, instead of the URL's host.
+    /// The name to ask for and to expect in the certificate of the broker and of its management API,
+    /// instead of the URL's host.
     pub server_name: Option<String>,
     /// Log in by the certificate (SASL EXTERNAL) instead of user and password. The broker needs the
     /// plugin `rabbitmq_auth_mechanism_ssl` for it.

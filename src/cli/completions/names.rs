@@ -14,7 +14,7 @@ use crate::base::url::BrokerUrl;
 use crate::broker::Snapshot;
 
 use crate::cli::args::GlobalArgs;
-use crate::cli::connect::Target;
+use crate::cli::connect::Connector;
 use crate::cli::error::CliError;
 use crate::cli::host::{Environment, Host, Input, Output};
 use crate::cli::session::Session;
@@ -159,7 +159,7 @@ impl Source {
 /// What the broker holds; `None` for an embedded one whose state file does not exist yet, which a Tab
 /// must not make.
 fn snapshot(session: &mut Session) -> Result<Option<Snapshot>, CliError> {
-    let target = Target::of(session)?;
+    let target = Connector::of(session)?;
     if let BrokerUrl::Embedded(url) = target.url()
         && !url.path.as_ref().is_some_and(|path| path.exists())
     {

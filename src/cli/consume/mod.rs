@@ -1,8 +1,9 @@
 //! `nexusctl consume`: a message leaves its queue only after the output has it.
 
+mod preview;
 mod view;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use clap::{Args, ValueEnum};
 
 use crate::base::id::QueueName;
 use crate::base::time::{HumanDuration, Timestamp};
-use crate::broker::Broker;
+use crate::broker::{Broker, BrokerError, ErrorKind};
 use crate::delivery::consume::{
     AckMode, ConsumeOptions, ConsumeReport, ConsumeVerdict, Lives, consume,
 };
@@ -22,14 +23,18 @@ use crate::delivery::stop::Wish;
 use crate::message::{FieldTable, FieldValue};
 use crate::topology::view::TopologyView;
 
-use super::connect::Target;
+use super::connect::Connector;
 use super::consent::{self, Deed};
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
+use super::missing::{self, Missing};
 use super::output::{API_VERSION, Format as OutputFormat, document};
 use super::progress::Progress;
+use super::runtime::unless_stopped;
 use super::session::Session;
+use super::settings::Settings;
 
+pub use preview::ConsumePlanView;
 pub use view::{ConsumeView, MessagesView};
 
 /// Arguments of `consume`.
@@ -73,6 +78,9 @@ pub struct ConsumeArgs {
     /// Read a stream from here: first, last, next, a number, a time or a duration back
     #[arg(long, value_name = "OFFSET", value_parser = parse_offset)]
     offset: Option<Offset>,
+    /// Show what would be consumed and what it would cost, and consume nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// When to end. Without any of these: on a signal.
@@ -174,6 +182,7 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         prefetch,
         exclusive,
         offset,
+        dry_run,
     } = args;
     let EndArgs { count, idle, until_empty, deadline, expect, fail_empty } = end;
     let settings = session.settings()?;
@@ -184,7 +193,42 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
     let is_document =
         session.ui.format == OutputFormat::Json && !shape.raw && shape.format.is_none();
     let format = format_of(shape, session.ui.format)?;
-    let target = Target::of(session)?;
+    let target = Connector::of(session)?;
+    let mut arguments = FieldTable::new();
+    if let Some(Offset(offset)) = &offset {
+        arguments.insert("x-stream-offset", offset.clone());
+    }
+    let mut options = ConsumeOptions {
+        count,
+        idle: idle.map(|idle| idle.0),
+        until_empty,
+        deadline: deadline.map(|deadline| deadline.0),
+        expect,
+        fail_empty,
+        filter,
+        ack: ack.into(),
+        prefetch,
+        is_stream: offset.is_some(),
+        lives: Lives { limit: None, keep: keep_lives },
+        arguments,
+        exclusive,
+        grace: settings.timeout(),
+        patience: settings.timeout().min(ConsumeOptions::default().patience),
+        ..ConsumeOptions::default()
+    };
+    if dry_run {
+        let view = session.drive(unless_stopped(&session.stop, async {
+            let broker = target.connect().await?;
+            let view = match ConsumePlanView::of(broker.as_ref(), &queue, &options).await {
+                Ok(view) => view,
+                Err(error) => return Err(refused(error, broker.as_ref(), &queue, &settings).await),
+            };
+            let _ = broker.close().await;
+            Ok(view)
+        }))?;
+        session.ui.report(&view)?;
+        return Ok(ExitStatus::Done);
+    }
     let changes = match ack {
         AckArg::AfterWrite => Some(format!("take messages out of the queue `{queue}`")),
         AckArg::Reject => Some(format!("reject messages of the queue `{queue}`")),
@@ -193,16 +237,19 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
     if let Some(what) = changes {
         consent::ask(session, &settings, &Deed { what, losses: Vec::new() })?;
     }
-    let holds = matches!(ack, AckArg::Never | AckArg::Requeue) || filter.is_some();
-    let mut arguments = FieldTable::new();
-    if let Some(Offset(offset)) = &offset {
-        arguments.insert("x-stream-offset", offset.clone());
-    }
+    let holds = matches!(ack, AckArg::Never | AckArg::Requeue) || options.filter.is_some();
+    // Made first: a report that cannot be written is no reason to have consumed something.
+    let report = match report {
+        Some(path) => match File::create(session.resolve(&path)) {
+            Ok(file) => Some((path, file)),
+            Err(error) => return Err(CliError::unwritable(&path, &error)),
+        },
+        None => None,
+    };
     let stdout = out.is_none().then(|| Shared::new(session));
     let sink = match (&out, &stdout) {
         (Some(path), _) => {
-            let shown = path.display();
-            let failed = |error| CliError::file(format!("write {shown}"), &error);
+            let failed = |error| CliError::unwritable(path, &error);
             let file = OpenOptions::new()
                 .append(true)
                 .create(true)
@@ -216,40 +263,31 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         }
         (None, None) => Sink::new(format, Box::new(Stream(io::sink()))),
     };
-    let mut options = ConsumeOptions {
-        count,
-        idle: idle.map(|idle| idle.0),
-        until_empty,
-        deadline: deadline.map(|deadline| deadline.0),
-        expect,
-        fail_empty,
-        filter,
-        ack: ack.into(),
-        prefetch,
-        is_stream: offset.is_some(),
-        arguments,
-        exclusive,
-        grace: settings.timeout(),
-        patience: settings.timeout().min(ConsumeOptions::default().patience),
-        ..ConsumeOptions::default()
-    };
     // A bar on top of messages on the same terminal would hide both.
     let quiet = stdout.is_some() && session.ui.stdout_is_terminal();
     let bar = if quiet { Progress::none() } else { Progress::new(&session.ui, count, "messages") };
     let stop = session.stop.clone();
     let listen = session.is_process;
-    let result = super::runtime::drive(&stop, listen, async {
-        let broker = target.connect().await?;
-        if holds && keep_lives > 0 && offset.is_none() {
-            options.lives = lives(broker.as_ref(), &queue, keep_lives, session).await;
-        }
-        let mut progress = |written| bar.at(written);
-        let report =
-            consume(broker.as_ref(), &queue, options, sink, stop.job(), &mut progress).await?;
-        // Everything is settled; a connection that does not close well changes nothing.
-        let _ = broker.close().await;
-        Ok(report)
-    });
+    let result =
+        super::runtime::drive(&stop, listen, async {
+            let broker = target.connect().await?;
+            if holds && keep_lives > 0 && !options.is_stream {
+                options.lives = lives(broker.as_ref(), &queue, keep_lives, session).await;
+            }
+            let mut progress = |written| bar.at(written);
+            let report =
+                match consume(broker.as_ref(), &queue, options, sink, stop.job(), &mut progress)
+                    .await
+                {
+                    Ok(report) => report,
+                    Err(error) => {
+                        return Err(refused(error, broker.as_ref(), &queue, &settings).await);
+                    }
+                };
+            // Everything is settled; a connection that does not close well changes nothing.
+            let _ = broker.close().await;
+            Ok(report)
+        });
     bar.clear();
     let consumed = result?;
     if let Some(shared) = &stdout
@@ -260,13 +298,26 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         shared.finish(consumed.error.is_none())?;
     }
     let view = ConsumeView::new(queue.as_str(), &consumed);
-    if let Some(path) = report {
-        let text = format!("{:#}\n", document(&view));
-        std::fs::write(session.resolve(&path), text)
-            .map_err(|error| CliError::file(format!("write {}", path.display()), &error))?;
+    if let Some((path, mut file)) = report {
+        file.write_all(format!("{:#}\n", document(&view)).as_bytes())
+            .map_err(|error| CliError::unwritable(&path, &error))?;
     }
     session.ui.status(view.words());
     status_of(&consumed, session)
+}
+
+/// Why there is nothing to consume; what to do about a queue that is not there.
+async fn refused(
+    error: BrokerError,
+    broker: &dyn Broker,
+    queue: &QueueName,
+    settings: &Settings,
+) -> CliError {
+    if error.kind != ErrorKind::NotFound {
+        return error.into();
+    }
+    let next = missing::look(Missing::Queue, queue.as_str(), broker, settings).await;
+    CliError::from(error).hint(next)
 }
 
 fn format_of(shape: ShapeArgs, output: OutputFormat) -> Result<Format, CliError> {

@@ -113,6 +113,13 @@ impl ConsumeView {
         if self.expected.is_some_and(|expected| self.written < expected) {
             text.push_str(&format!("; {} were expected", self.expected.unwrap_or_default()));
         }
+        match self.reconnects {
+            0 => {}
+            1 => text.push_str("\nthe connection was lost and made again once"),
+            times => {
+                text.push_str(&format!("\nthe connection was lost and made again {times} times"));
+            }
+        }
         if let Some(error) = &self.first_filter_error {
             let failed = count(self.filter_errors, "message");
             text.push_str(&format!("\nthe filter failed for {failed}: {error}"));

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::broker::Broker;
-use crate::cli::connect::Target;
+use crate::cli::connect::Connector;
 use crate::cli::credentials;
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -134,7 +134,7 @@ pub(super) fn run(args: ValidateArgs, session: &mut Session) -> Result<ExitStatu
     files(&settings, &mut checks);
     password(&settings, session, &mut checks);
     if connect && checks.status == ExitStatus::Done {
-        match Target::of(session) {
+        match Connector::of(session) {
             Ok(target) => reach(&target, session, &mut checks)?,
             Err(error) => checks.failed("password", &error),
         }
@@ -173,7 +173,7 @@ fn password(settings: &Settings, session: &mut Session, checks: &mut Checks) {
     }
 }
 
-fn reach(target: &Target, session: &Session, checks: &mut Checks) -> Result<(), CliError> {
+fn reach(target: &Connector, session: &Session, checks: &mut Checks) -> Result<(), CliError> {
     session.drive(async {
         let broker: Arc<dyn Broker> = match target.connect().await {
             Ok(broker) => broker,

@@ -144,7 +144,8 @@ const STATUSES: &[Entry] = &[
     entry(
         "78",
         "bad settings",
-        "A flag, NEXUSCTL_ variable, context or project file has an impossible value.",
+        "A NEXUSCTL_ variable, context or project file has an impossible value, or the settings lead \
+         to a vhost that there is not.",
         "`nexusctl context show --effective` prints each value with where it came from.",
     ),
     entry(
@@ -366,8 +367,15 @@ const FAILURES: &[Entry] = &[
     entry(
         "broker/not-found",
         "no such object",
-        "The queue, exchange or vhost does not exist.",
-        "Check the name and `--vhost`.",
+        "The queue or exchange does not exist.",
+        "Check the name and `--vhost`; `nexusctl topology apply` makes what a topology declares.",
+    ),
+    entry(
+        "broker/no-such-vhost",
+        "no such vhost",
+        "The broker has no vhost of this name, so there is nothing to work in.",
+        "Name another one with `--vhost` or in the broker URL; `nexusctl context show --effective` \
+         prints where it came from.",
     ),
     entry(
         "broker/precondition-failed",

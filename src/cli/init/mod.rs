@@ -11,6 +11,7 @@ use crate::project::init::{InitError, Preset, files, init};
 
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
+use super::missing::shell_word;
 use super::session::Session;
 
 pub use view::InitView;
@@ -50,7 +51,8 @@ enum PresetArg {
 pub(super) fn run(args: InitArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let InitArgs { dir, name, preset, dry_run } = args;
     let shown = dir.unwrap_or_else(|| PathBuf::from("."));
-    let dir = session.resolve(&shown);
+    // Without `.` in the middle.
+    let dir: PathBuf = session.resolve(&shown).components().collect();
     let name = match name {
         Some(name) => name,
         None => name_of(&dir),
@@ -63,20 +65,20 @@ pub(super) fn run(args: InitArgs, session: &mut Session) -> Result<ExitStatus, C
         PresetArg::Agents => Preset::Agents,
         PresetArg::Plain => Preset::Plain,
     };
-    let written = if dry_run {
-        files(&name, preset).into_iter().map(|(file, _)| dir.join(file)).collect()
-    } else {
-        init(&dir, &name, preset).map_err(|error| refused(&error))?
-    };
     let below = |path: &PathBuf| match path.strip_prefix(&dir) {
         Ok(file) => clean(&shown.join(file)),
         Err(_) => path.display().to_string(),
+    };
+    let written = if dry_run {
+        files(&name, preset).into_iter().map(|(file, _)| dir.join(file)).collect()
+    } else {
+        init(&dir, &name, preset).map_err(|error| refused(error, below))?
     };
     let files = written.iter().map(below).collect();
     let next = if shown.as_os_str() == "." {
         vec!["nexusctl topology plan".to_owned(), "nexusctl topology apply".to_owned()]
     } else {
-        let dir = clean(&shown);
+        let dir = shell_word(&clean(&shown));
         vec![
             format!("nexusctl topology plan --project {dir}"),
             format!("nexusctl topology apply --project {dir}"),
@@ -108,7 +110,13 @@ fn clean(path: &Path) -> String {
     shown.strip_prefix("./").map(str::to_owned).unwrap_or(shown)
 }
 
-fn refused(error: &InitError) -> CliError {
+fn refused(error: InitError, shown: impl Fn(&PathBuf) -> String) -> CliError {
+    let error = match error {
+        InitError::Exists(files) => {
+            InitError::Exists(files.iter().map(|file| shown(file).into()).collect())
+        }
+        other @ InitError::Unwritable { .. } => other,
+    };
     match error {
         InitError::Exists(_) => CliError::failed(format!("cannot make a project: {error}"))
             .hint("nothing was written; choose another directory"),

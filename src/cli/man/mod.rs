@@ -31,8 +31,7 @@ pub(super) fn run(args: ManArgs, session: &mut Session) -> Result<ExitStatus, Cl
             .map_err(|error| CliError::file(format!("create {}", dir.display()), &error))?;
         for (name, page) in &pages {
             let file = path.join(format!("{name}.1"));
-            std::fs::write(&file, page)
-                .map_err(|error| CliError::file(format!("write {}", file.display()), &error))?;
+            std::fs::write(&file, page).map_err(|error| CliError::unwritable(&file, &error))?;
         }
         session.ui.status(format!("{} pages written to {}", pages.len(), dir.display()));
         return Ok(ExitStatus::Done);

@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 
 use crate::base::expression::Template;
 use crate::base::id::{ExchangeName, RoutingKey};
-use crate::broker::{BrokerError, ErrorKind, PublisherOptions};
+use crate::broker::{Broker, BrokerError, ErrorKind, PublisherOptions};
 use crate::delivery::compose::{Composer, EnvelopeParts};
 use crate::delivery::pace::Pace;
 use crate::delivery::publish::{
@@ -30,12 +30,14 @@ use crate::message::record::{RecordRef, write_record};
 use crate::message::{Properties, TraceContext};
 use crate::topology::model::MessageType;
 
-use super::connect::Target;
+use super::connect::Connector;
 use super::consent::{self, Deed};
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
+use super::missing::{self, Missing, shell_word};
 use super::progress::Progress;
 use super::session::Session;
+use super::settings::Settings;
 
 pub use view::PublishView;
 
@@ -233,7 +235,7 @@ pub(super) fn run(args: PublishArgs, session: &mut Session) -> Result<ExitStatus
         _ => Shape::One,
     };
     let settings = session.settings()?;
-    let target = Target::of(session)?;
+    let target = Connector::of(session)?;
     let rate = match rate {
         Some(rate) => Some(
             Pace::new(rate)
@@ -274,7 +276,7 @@ pub(super) fn run(args: PublishArgs, session: &mut Session) -> Result<ExitStatus
         ..PublishOptions::default()
     };
     let bar = Progress::new(&session.ui, total, "messages");
-    let report = session.drive(async {
+    let result = session.drive(async {
         let broker = target.connect().await?;
         let window = usize::try_from(window).unwrap_or(512);
         let publisher =
@@ -286,22 +288,54 @@ pub(super) fn run(args: PublishArgs, session: &mut Session) -> Result<ExitStatus
             }
         };
         let report = publish(publisher, source, options, session.stop.job(), &mut progress).await;
+        let hint = advise(&report, broker.as_ref(), &settings).await;
         // Everything has its outcome; a connection that does not close well changes nothing.
         let _ = broker.close().await;
-        Ok(report)
+        Ok((report, hint))
     });
     bar.clear();
-    let report = report?;
-    session.ui.report(&PublishView::from(&report))?;
+    let (report, hint) = result?;
+    session.ui.report(&PublishView::new(&report, hint.clone()))?;
+    if let Some(hint) = hint.filter(|_| !session.ui.format.is_machine()) {
+        session.ui.hint(hint);
+    }
     if let Some(error) = &report.broker_error {
         session.ui.error(&CliError::from(error));
     }
     status_of(&report, session)
 }
 
+/// What to do about the first message that came back.
+async fn advise(
+    report: &PublishReport,
+    broker: &dyn Broker,
+    settings: &Settings,
+) -> Option<String> {
+    let (exchange, key, code) = report.entries.iter().find_map(|entry| {
+        Some((entry.exchange.as_deref()?, entry.routing_key.as_deref()?, entry.code?))
+    })?;
+    let (missing, name) = match (code, exchange) {
+        (NOT_FOUND, name) => (Missing::Exchange, name),
+        (NO_ROUTE, "") => (Missing::Queue, key),
+        (NO_ROUTE, name) => {
+            return Some(format!(
+                "`nexusctl topology route {} {} --live` shows where such a message would go",
+                shell_word(name),
+                shell_word(key)
+            ));
+        }
+        _ => return None,
+    };
+    Some(missing::look(missing, name, broker, settings).await)
+}
+
+/// AMQP's reply codes.
+const NO_ROUTE: u16 = 312;
+const NOT_FOUND: u16 = 404;
+
 fn create(path: &Path, session: &Session) -> Result<Box<dyn Write + Send>, CliError> {
-    let file = File::create(session.resolve(path))
-        .map_err(|error| CliError::file(format!("write {}", path.display()), &error))?;
+    let file =
+        File::create(session.resolve(path)).map_err(|error| CliError::unwritable(path, &error))?;
     Ok(Box::new(io::BufWriter::new(file)))
 }
 
@@ -466,6 +500,10 @@ impl Input {
                 open(file.as_deref(), session)?
                     .read_to_end(&mut bytes)
                     .map_err(|error| CliError::file(format!("read {name}"), &error))?;
+                if bytes.is_empty() && file.is_none() {
+                    return Err(CliError::usage("there is no body, and standard input is empty")
+                        .hint("give the body as an argument, or `-f FILE`; '' is the empty body"));
+                }
                 bytes
             }
         };

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::base::id::exchange_in_words;
 use crate::delivery::publish::{Entry, Fate, PublishEnd, PublishReport};
 
 use crate::cli::output::{Page, View, count};
@@ -31,6 +32,8 @@ pub struct PublishView {
     resume_at: Option<u64>,
     /// What failed.
     error: Option<String>,
+    /// What to do about the first message that came back.
+    hint: Option<String>,
     /// Whether `messages` holds everything.
     listed_all: bool,
     /// The messages, at most a hundred of each fate.
@@ -59,7 +62,8 @@ struct PublishedView {
 
 impl From<&Entry> for PublishedView {
     fn from(entry: &Entry) -> Self {
-        let Entry { line, fate, message_id, exchange, routing_key, reason } = entry.clone();
+        let Entry { line, fate, message_id, exchange, routing_key, reason, code: _ } =
+            entry.clone();
         let fate = match fate {
             Fate::Confirmed => "confirmed",
             Fate::Returned => "returned",
@@ -71,8 +75,9 @@ impl From<&Entry> for PublishedView {
     }
 }
 
-impl From<&PublishReport> for PublishView {
-    fn from(report: &PublishReport) -> Self {
+impl PublishView {
+    /// What became of all messages, with advice about what came back.
+    pub fn new(report: &PublishReport, hint: Option<String>) -> Self {
         let ended = match report.ended {
             PublishEnd::Complete => "complete",
             PublishEnd::BadLine => "badLine",
@@ -91,6 +96,7 @@ impl From<&PublishReport> for PublishView {
             elapsed_ms: report.elapsed_ms,
             resume_at: report.resume_at(),
             error: report.error.clone(),
+            hint,
             listed_all: report.listed_all,
             messages: messages.map(PublishedView::from).collect(),
             resume: report.resume_statement(),
@@ -111,7 +117,7 @@ impl View for PublishView {
                 line.push_str(&format!(" ({id})"));
             }
             if let (Some(exchange), Some(key)) = (&message.exchange, &message.routing_key) {
-                line.push_str(&format!(" to `{exchange}` by `{key}`"));
+                line.push_str(&format!(" to {} by `{key}`", exchange_in_words(exchange)));
             }
             if let Some(reason) = &message.reason {
                 line.push_str(&format!(": {}", reason.replace('\n', "; ")));

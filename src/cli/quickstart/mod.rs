@@ -16,15 +16,16 @@ use crate::project::directory::is_name;
 use crate::project::quickstart::{QuickstartError, Request, Step, quickstart};
 use crate::project::spec::STATE_FILE;
 
-use super::connect::Target;
+use super::connect::Connector;
 use super::consent::{self, Deed};
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
+use super::missing::shell_word;
 use super::output::{Format, Page, Style};
 use super::session::Session;
 use super::settings::Origin;
 
-pub use view::QuickstartView;
+pub use view::{QuickstartPlanView, QuickstartView};
 
 /// Arguments of `quickstart`.
 #[derive(Debug, Args)]
@@ -44,11 +45,14 @@ pub struct QuickstartArgs {
     /// Leave broker and directory as they are at the end
     #[arg(long)]
     keep: bool,
+    /// Say what would be made and where, and make nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Runs it.
 pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
-    let QuickstartArgs { dir, name, keep } = args;
+    let QuickstartArgs { dir, name, keep, dry_run } = args;
     let settings = session.settings()?;
     let mut random = fastrand::Rng::with_seed(session.seed);
     let mark: String = std::iter::repeat_with(|| random.lowercase()).take(6).collect();
@@ -57,9 +61,16 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
         if is_default { "quickstart".to_owned() } else { format!("quickstart-{mark}") }
     });
     if !is_name(&name) {
-        return Err(CliError::usage(format!("`{name}` is no name for a project")));
+        return Err(CliError::usage(format!("`{name}` is no name for a project"))
+            .hint("write letters, digits, `-`, `_`, `.`, and begin with a letter or digit"));
     }
-    let mut target = Target::of(session)?;
+    let mut target = Connector::of(session)?;
+    if dry_run {
+        let broker = (!is_default).then(|| target.shown());
+        let dir = dir.map(|dir| dir.display().to_string());
+        session.ui.report(&QuickstartPlanView { broker, directory: dir, name, kept: keep })?;
+        return Ok(ExitStatus::Done);
+    }
     let what = format!("run the quickstart on {}", target.shown());
     if !is_default {
         consent::ask(session, &settings, &Deed { what, losses: Vec::new() })?;
@@ -70,7 +81,7 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
         None => make_temporary(session, &mut random)?,
     };
     let dir = session.resolve(&shown);
-    let mut flags = format!("--project {}", shown.display());
+    let mut flags = format!("--project {}", shell_word(&shown.display().to_string()));
     if is_default {
         let path = Some(dir.join(STATE_FILE));
         target = target.with_state(BrokerUrl::Embedded(EmbeddedUrl { path, ..Default::default() }));
@@ -104,7 +115,7 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
 }
 
 fn attempt(
-    target: &Target,
+    target: &Connector,
     request: &Request,
     session: &mut Session,
 ) -> Result<crate::project::quickstart::QuickstartReport, CliError> {

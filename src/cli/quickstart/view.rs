@@ -82,3 +82,35 @@ impl View for QuickstartView {
         }
     }
 }
+
+/// What the quickstart would do.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuickstartPlanView {
+    /// The broker, without its password; null for a temporary embedded one.
+    pub(super) broker: Option<String>,
+    /// The project's directory; null for a temporary one.
+    pub(super) directory: Option<String>,
+    /// What all names would begin with.
+    pub(super) name: String,
+    /// Whether broker and directory would stay as they are at the end.
+    pub(super) kept: bool,
+}
+
+impl View for QuickstartPlanView {
+    const KIND: &'static str = "QuickstartPlan";
+    fn text(&self, page: &mut Page) {
+        let directory = self.directory.as_deref().unwrap_or("a temporary directory");
+        let broker = self.broker.as_deref().unwrap_or("a temporary embedded broker");
+        page.line(format!("would make a project in {directory}"));
+        page.line(format!(
+            "would declare exchanges and queues whose names begin with `{}` on {broker}",
+            self.name
+        ));
+        page.line("would publish 1000 messages to them, consume them and reject some");
+        page.line(match self.kept {
+            true => "would leave broker and directory as they are then",
+            false => "would remove all of it again",
+        });
+    }
+}

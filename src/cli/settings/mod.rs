@@ -28,6 +28,7 @@ use crate::project::spec::PROJECT_FILE;
 
 use super::args::GlobalArgs;
 use super::error::CliError;
+use super::exit::ExitStatus;
 use super::host::Environment;
 use super::output::Format;
 
@@ -222,7 +223,7 @@ fn default_state(project: Option<&Project>, around: Surroundings<'_>) -> Result<
 fn wrong(origin: &Origin, error: impl std::fmt::Display) -> CliError {
     let error = CliError::settings(format!("{origin}: {error}"));
     match origin {
-        Origin::Flag(_) => error.with_status(super::exit::ExitStatus::Usage),
+        Origin::Flag(_) => error.with_status(ExitStatus::Usage),
         _ => error,
     }
 }
@@ -245,6 +246,10 @@ fn read_url<T: std::str::FromStr<Err = UrlError>>(
     text.parse().map(|value| Sourced::new(value, origin.clone())).map_err(|url_error: UrlError| {
         let mut error = wrong(origin, &url_error);
         error.hint = url_error.hint;
+        // One status for a vhost that cannot be, whether the URL or the broker shows it.
+        if url_error.is_about_vhost {
+            error.status = ExitStatus::BadSettings;
+        }
         error
     })
 }

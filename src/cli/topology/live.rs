@@ -22,12 +22,13 @@ use crate::topology::object::ObjectKind;
 use crate::topology::plan::{Options, Plan, plan as make_plan};
 use crate::topology::{Topology, saved_plan};
 
-use crate::cli::connect::Target;
+use crate::cli::connect::Connector;
 use crate::cli::consent::{self, Deed};
 use crate::cli::error::{CliError, code};
 use crate::cli::exit::ExitStatus;
 use crate::cli::output::count;
 use crate::cli::progress::Progress;
+use crate::cli::runtime::unless_stopped;
 use crate::cli::session::Session;
 
 use super::files::{self, FileArgs, SetArgs};
@@ -126,21 +127,16 @@ pub(super) fn plan(args: PlanArgs, session: &mut Session) -> Result<ExitStatus, 
     let PlanArgs { files, allow, exit_code, out } = args;
     let topology = files::load(files, session)?;
     let options = Options::from(allow);
-    let target = Target::of(session)?;
-    let plan = session.drive(async {
-        let broker = target.connect().await?;
-        let snapshot = broker.inspect().await?;
-        broker.close().await?;
-        lint(&topology, &snapshot)?;
-        Ok(make_plan(&topology, &snapshot, &options))
-    })?;
+    let target = Connector::of(session)?;
+    let snapshot = read(&target, session)?;
+    lint(&topology, &snapshot)?;
+    let plan = make_plan(&topology, &snapshot, &options);
     session.ui.report(&PlanView::from(&plan))?;
     if let Some(out) = out {
         let text = saved_plan::save(&plan, env!("CARGO_PKG_VERSION"))
             .map_err(|error| CliError::failed(error.to_string()))?;
         let path = session.resolve(&out);
-        std::fs::write(&path, text)
-            .map_err(|error| CliError::file(format!("write {}", out.display()), &error))?;
+        std::fs::write(&path, text).map_err(|error| CliError::unwritable(&out, &error))?;
         session.ui.status(format!("saved; `nexusctl topology apply {}` runs it", out.display()));
     }
     Ok(if !plan.refusals.is_empty() {
@@ -282,7 +278,7 @@ fn execute(
     let RunArgs { lock_timeout, continue_on_error, journal, dry_run } = run;
     let what = task.what();
     let settings = session.settings()?;
-    let target = Target::of(session)?;
+    let target = Connector::of(session)?;
     let stop = session.stop.clone();
     let listen = session.is_process;
     let clock = Arc::clone(&session.clock);
@@ -295,7 +291,8 @@ fn execute(
         let plan = match wanted {
             Wanted::Saved(plan) => plan.as_ref().clone(),
             Wanted::Topology(topology, options) => {
-                task.plan(topology, &broker.inspect().await?, options)?
+                let look = async { Ok(broker.inspect().await?) };
+                task.plan(topology, &unless_stopped(&stop, look).await?, options)?
             }
         };
         let view = PlanView::from(&plan);
@@ -308,7 +305,12 @@ fn execute(
             });
         }
         if plan.blocked().next().is_none() || skip_blocked {
-            consent::ask(session, &settings, &deed(what, &plan, &view))?;
+            let mut deed = deed(what, &plan, &view);
+            if task == Task::Destroy && deed.losses.is_empty() && !plan.is_empty() {
+                // Removing is a loss by itself: consumers, publishers and bindings of others.
+                deed.losses = plan.changes.iter().map(|change| change.object.to_string()).collect();
+            }
+            consent::ask(session, &settings, &deed)?;
         }
         let journal = match journal {
             Some(path) => session.resolve(&path),
@@ -340,6 +342,9 @@ fn execute(
             Err(error @ ApplyError::Blocked(_)) => {
                 session.ui.report(&view)?;
                 return Err(error.into());
+            }
+            Err(error @ ApplyError::Stopped) => {
+                return Err(CliError::from(error).with_status(stop.status()));
             }
             Err(error) => return Err(error.into()),
         };
@@ -436,6 +441,7 @@ impl From<ApplyError> for CliError {
         let text = error.to_string();
         match error {
             ApplyError::Broker(error) => error.into(),
+            ApplyError::Stopped => CliError::new(code::STOPPED, ExitStatus::Interrupted, text),
             ApplyError::Locked(_) => CliError::new(code::LOCKED, ExitStatus::TryLater, text)
                 .hint("wait for it to finish, or allow longer with `--lock-timeout`"),
             ApplyError::Blocked(blocked) => {
@@ -516,11 +522,16 @@ pub(super) fn export(args: ExportArgs, session: &mut Session) -> Result<ExitStat
 
 /// Everything the broker holds.
 pub(super) fn inspect(session: &mut Session) -> Result<Snapshot, CliError> {
-    let target = Target::of(session)?;
-    session.drive(async {
+    let target = Connector::of(session)?;
+    read(&target, session)
+}
+
+/// The same of one particular broker. The first signal ends it.
+fn read(target: &Connector, session: &Session) -> Result<Snapshot, CliError> {
+    session.drive(unless_stopped(&session.stop, async {
         let broker: Arc<dyn Broker> = target.connect().await?;
         let snapshot = broker.inspect().await?;
         broker.close().await?;
         Ok(snapshot)
-    })
+    }))
 }

@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::base::id::{ExchangeName, RoutingKey};
+use crate::base::suggest::nearest;
 use crate::broker::{Change, Version};
 use crate::message::argument::parse_headers;
 use crate::topology::explain::explain_queue;
@@ -67,6 +68,12 @@ pub(super) fn route(args: RouteArgs, session: &mut Session) -> Result<ExitStatus
     let view = look(at, files.into(), session)?;
     let report = find_route(&view, &exchange, &key, &headers);
     session.ui.report(&report)?;
+    if !view.has_exchange(exchange.as_str()) {
+        let known = view.exchanges.keys().map(String::as_str);
+        if let Some(meant) = nearest(exchange.as_str(), known) {
+            session.ui.hint(format!("did you mean `{meant}`?"));
+        }
+    }
     let reached = !report.unroutable && report.refused.is_none();
     Ok(if reached { ExitStatus::Done } else { ExitStatus::Negative })
 }

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::base::diagnostic::{Diagnostic, Findings};
+use crate::base::document::Limits;
+use crate::base::size::ByteSize;
 use crate::broker::Version;
 use crate::project::directory::is_name;
-use crate::project::files::{FileError, read_source, read_stream};
+use crate::project::files::{FileError, open, read_stream_within};
 use crate::topology::Topology;
 use crate::topology::expand::to_spec;
 use crate::topology::import as definitions;
@@ -80,6 +82,7 @@ pub(super) fn render(args: RenderArgs, session: &mut Session) -> Result<ExitStat
 }
 
 /// Prints a topology as the file it would be: YAML, or JSON when a program reads.
+/// Says so when none of our commands would read it back.
 pub(super) fn print(topology: &Topology, session: &mut Session) -> Result<(), CliError> {
     let text = match session.ui.format {
         Format::Table | Format::Yaml => crate::topology::expand::render(topology),
@@ -92,7 +95,16 @@ pub(super) fn print(topology: &Topology, session: &mut Session) -> Result<(), Cl
             }
         }
     };
-    session.ui.data(text.as_bytes())
+    session.ui.data(text.as_bytes())?;
+    let limit = Limits::default().bytes;
+    if text.len() > limit {
+        let (size, limit) = (ByteSize(text.len() as u64), ByteSize(limit as u64));
+        session.ui.warning(format!(
+            "the topology has {size}, and a topology file may have {limit}: split it into several, \
+             which `nexusctl topology plan FILE FILE` reads as one"
+        ));
+    }
+    Ok(())
 }
 
 /// Arguments of `topology import`.
@@ -109,16 +121,21 @@ pub(super) struct ImportArgs {
     owner: String,
 }
 
+/// A cluster with a hundred thousand queues exports some 50 MB, which take 13 times as much memory here.
+const LARGEST_DEFINITIONS: usize = 64 << 20;
+
 pub(super) fn import(args: ImportArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let ImportArgs { file, owner } = args;
     if !is_name(&owner) {
         return Err(CliError::usage(format!("`{owner}` is no name for an owner")));
     }
     let name = file.display().to_string();
+    let limits = Limits { bytes: LARGEST_DEFINITIONS, ..Limits::default() };
     let source = if name == "-" {
-        read_stream(session.take_stdin(), "-")
+        read_stream_within(session.take_stdin(), "-", &limits)
     } else {
-        read_source(&session.resolve(&file), &name)
+        open(&session.resolve(&file), &name)
+            .and_then(|file| read_stream_within(file, &name, &limits))
     };
     let source = source.map_err(|error| rejected(error, "the definitions cannot be used"))?;
     let vhost = session.global.vhost.clone();

@@ -5,20 +5,19 @@ use std::fmt::Write as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::base::id::exchange_in_words;
+use crate::broker::{Product, Version};
 use crate::topology::explain::{ExplainedSetting, QueueExplanation};
 use crate::topology::graph::{Graph, to_dot, to_mermaid};
 use crate::topology::route::{Fate, QueueRoute, RouteReport, RouteStep};
 
 use crate::cli::output::{Page, View, count};
 
-fn exchange_words(name: &str) -> String {
-    if name.is_empty() { "the default exchange".to_owned() } else { format!("exchange `{name}`") }
-}
-
 fn step_words(step: &RouteStep) -> String {
     match step {
         RouteStep::Binding { source, destination, routing_key, arguments } => {
-            let mut text = format!("{} → {destination} by `{routing_key}`", exchange_words(source));
+            let mut text =
+                format!("{} → {destination} by `{routing_key}`", exchange_in_words(source));
             if let Some(arguments) = arguments {
                 let _ = write!(text, " {arguments}");
             }
@@ -28,7 +27,23 @@ fn step_words(step: &RouteStep) -> String {
         RouteStep::Alternate { exchange, alternate, source } => {
             format!("no binding of `{exchange}` fits → alternate exchange `{alternate}` ({source})")
         }
-        other => serde_json::to_string(other).unwrap_or_default(),
+        RouteStep::NoMatch { exchange } => {
+            format!("no binding of {} fits, and it has no alternate", exchange_in_words(exchange))
+        }
+        RouteStep::MissingExchange { exchange } => {
+            format!("{} does not exist", exchange_in_words(exchange))
+        }
+        RouteStep::InternalExchange { exchange } => format!(
+            "{} is internal: it takes messages from other exchanges only",
+            exchange_in_words(exchange)
+        ),
+        RouteStep::AlreadyPassed { exchange } => {
+            format!("{} has had the message already", exchange_in_words(exchange))
+        }
+        RouteStep::UnknownKind { exchange, kind } => format!(
+            "{} is of type {kind}: where it sends the message is not known here",
+            exchange_in_words(exchange)
+        ),
     }
 }
 
@@ -41,7 +56,7 @@ fn write_queue(route: &QueueRoute, indent: usize, page: &mut Page) {
             Fate::Dropped => page.style.bad("dropped"),
             Fate::Lost { exchange, routing_key } => page.style.bad(&format!(
                 "lost: {} hands `{routing_key}` to nobody",
-                exchange_words(exchange)
+                exchange_in_words(exchange)
             )),
             Fate::DroppedInLoop { queue } => {
                 page.style.bad(&format!("dropped: it would come back to `{queue}`"))
@@ -51,7 +66,7 @@ fn write_queue(route: &QueueRoute, indent: usize, page: &mut Page) {
             }
             Fate::DeadLettered { exchange, routing_key, at_least_once, .. } => {
                 let once = if *at_least_once { ", at least once" } else { "" };
-                format!("dead-lettered to {} by `{routing_key}`{once}", exchange_words(exchange))
+                format!("dead-lettered to {} by `{routing_key}`{once}", exchange_in_words(exchange))
             }
             Fate::NotFollowed => "not followed any deeper".to_owned(),
         };
@@ -67,7 +82,7 @@ fn write_queue(route: &QueueRoute, indent: usize, page: &mut Page) {
 impl View for RouteReport {
     const KIND: &'static str = "Route";
     fn text(&self, page: &mut Page) {
-        page.line(format!("`{}` to {}:", self.routing_key, exchange_words(&self.exchange)));
+        page.line(format!("`{}` to {}:", self.routing_key, exchange_in_words(&self.exchange)));
         for step in &self.steps {
             page.line(format!("  {}", step_words(step)));
         }
@@ -95,7 +110,16 @@ impl View for QueueExplanation {
     fn text(&self, page: &mut Page) {
         let style = page.style;
         let name = style.strong(&self.queue);
-        page.line(format!("queue {name} on RabbitMQ {}", self.version));
+        let Version { major, minor, .. } = self.version;
+        page.line(match self.broker {
+            Some(Product::RabbitMq) => format!("queue {name} on RabbitMQ {}", self.version),
+            Some(Product::Embedded) => {
+                format!(
+                    "queue {name} on the embedded broker, which imitates RabbitMQ {major}.{minor}"
+                )
+            }
+            None => format!("queue {name} by the rules of RabbitMQ {major}.{minor}"),
+        });
         page.gap();
         let row = |setting: &ExplainedSetting| {
             let mut source = setting.source.clone();
