@@ -309,10 +309,11 @@ impl<'a> Reader<'a> {
         match number_run(&self.bytes()[start..]) {
             Some(length) => {
                 let token = &self.text[start..start + length];
-                if is_out_of_range(token) {
-                    return Err(self.broken(start, "the number is out of the range of a double"));
-                }
                 self.at += length;
+                if is_out_of_range(token) {
+                    let cause = format!("`{token}` is too large for a double");
+                    self.note(Code("json/number"), start, cause);
+                }
                 Ok(token)
             }
             None => {

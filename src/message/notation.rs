@@ -241,7 +241,8 @@ pub(crate) fn read_value(reader: &mut Reader<'_>, depth: usize) -> Result<FieldV
         Some(b'-' | b'0'..=b'9') => {
             let token = reader.number()?;
             if token.contains(['.', 'e', 'E']) {
-                FieldValue::Double(read_double(reader, token, at))
+                // What is too large the reader has noted.
+                FieldValue::Double(token.parse().unwrap_or(f64::INFINITY))
             } else if let Ok(number) = token.parse() {
                 FieldValue::Int64(number)
             } else {
@@ -256,14 +257,6 @@ pub(crate) fn read_value(reader: &mut Reader<'_>, depth: usize) -> Result<FieldV
         }
         _ => reader.literal()?.map_or(FieldValue::Void, FieldValue::Bool),
     })
-}
-
-fn read_double(reader: &mut Reader<'_>, token: &str, at: usize) -> f64 {
-    let number = token.parse().unwrap_or(f64::INFINITY);
-    if number.is_infinite() {
-        reader.note(VALUE, at, format!("`{token}` is too large for a double"));
-    }
-    number
 }
 
 fn read_object(reader: &mut Reader<'_>, depth: usize) -> Result<FieldValue, Broken> {
