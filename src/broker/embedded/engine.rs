@@ -34,26 +34,16 @@ use crate::storage::{Durability, StateFile, StorageError, rusqlite};
 
 use super::codec::{Damaged, Envelope, decode_table};
 use super::death::{Death, Reason, bury, is_cycle};
+use super::mark::Mark;
 use super::store::{
     BindingRow, ClockRow, ExchangeRow, LaneRow, LeaseRow, MessageRow, POSITION_MAX, PolicyRow,
-    QueueRow, Store, lane_end, lane_of, row_id,
+    QueueRow, Store, lane_end, lane_of, position_of, row_id,
 };
 
 /// Rows handed out at once, so that several consumers get their turns and batches stay small.
 const RUN_MAX: usize = 512;
 /// Bytes that lie with a consumer and have not been taken by it.
 pub(super) const BUFFERED_MAX: usize = 16 << 20;
-
-/// The message was handed out before.
-const REDELIVERED: i64 = 1;
-/// The message's `x-death` is ours.
-const DIED: i64 = 2;
-/// The message belongs into a quorum queue's lane of high priority.
-const HIGH: i64 = 4;
-/// The message died in a quorum queue of 4.0, which shows on its first delivery from the next one.
-const INHERITED: i64 = 8;
-/// How often a quorum queue got it back, from this bit on.
-const COUNT_SHIFT: u32 = 8;
 
 /// Lanes of a quorum queue, in the order in which they are served; a classic queue's lanes are
 /// numbered from 0 for priority 255 to 255 for none.
@@ -256,8 +246,8 @@ struct DeadLetter {
     envelope: Envelope,
     copies: Vec<String>,
     body: Vec<u8>,
+    mark: Mark,
     reason: Reason,
-    inherited: bool,
     at: i64,
 }
 
@@ -267,7 +257,7 @@ struct Arrival<'a> {
     body: &'a [u8],
     priority: u8,
     ttl_ms: Option<u64>,
-    state: i64,
+    mark: Mark,
     at: i64,
 }
 
@@ -741,7 +731,7 @@ impl Engine {
                 body: &publication.body,
                 priority: publication.priority,
                 ttl_ms: publication.ttl_ms,
-                state: 0,
+                mark: Mark::default(),
                 at: self.now,
             };
             accepted &= self.arrive(store, queue, &arrival)?;
@@ -798,7 +788,7 @@ impl Engine {
                         &info,
                         arrival.envelope,
                         arrival.body.to_vec(),
-                        arrival.state,
+                        arrival.mark,
                         Reason::MaxLength,
                         arrival.at,
                     )?;
@@ -806,16 +796,15 @@ impl Engine {
                 return Ok(false);
             }
         }
-        let mut state = arrival.state;
+        let mut mark = arrival.mark;
         let rank = if info.is_quorum() {
             if self.capabilities.quorum_priorities && arrival.priority >= 5 {
-                state |= HIGH;
+                mark = mark.high();
                 HIGH_LANE
             } else {
                 NORMAL
             }
         } else {
-            state &= !INHERITED;
             let priority = info.max_priority.map_or(0, |max| arrival.priority.min(max));
             CLASSIC_LOWEST - i64::from(priority)
         };
@@ -824,7 +813,7 @@ impl Engine {
             (a, b) => a.or(b),
         };
         let expires_at = ttl.map(|ms| arrival.at.saturating_add(delay(ms)));
-        self.append(store, &info, rank, arrival, state, expires_at)?;
+        self.append(store, &info, rank, arrival, mark, expires_at)?;
         if ttl == Some(0) {
             self.dispatch(store, &info, true)?;
             self.expire_messages(store, &info, arrival.at)?;
@@ -841,26 +830,14 @@ impl Engine {
         info: &QueueInfo,
         rank: i64,
         arrival: &Arrival<'_>,
-        state: i64,
+        mark: Mark,
         expires_at: Option<i64>,
     ) -> Result<(), Fault> {
-        let index = self.lane_index(store, info, rank)?;
+        let size = number(arrival.body.len());
+        let (row, index) = self.add_ready(store, info, rank, size)?;
+        store.insert_message(row, expires_at, mark, arrival.envelope, arrival.body)?;
         let counters = self.counters(store, info.id)?;
-        let lane = &mut counters.lanes[index];
-        if lane.next >= POSITION_MAX {
-            return Err(Fault::Sql(rusqlite::Error::IntegralValueOutOfRange(0, lane.next)));
-        }
-        store.insert_message(
-            row_id(lane.row, lane.next),
-            expires_at,
-            state,
-            arrival.envelope,
-            arrival.body,
-        )?;
-        lane.next += 1;
-        lane.ready += 1;
-        lane.bytes += number(arrival.body.len());
-        lane.dirty = true;
+        let lane = &counters.lanes[index];
         if let Some(expires_at) = expires_at {
             let head = lane.ready == 1;
             counters.dirty |= !counters.may_expire;
@@ -872,6 +849,33 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Counts a message at the end of a lane; returns the row it is to have there, and the lane.
+    fn add_ready(
+        &mut self,
+        store: Store<'_>,
+        info: &QueueInfo,
+        rank: i64,
+        size: i64,
+    ) -> Result<(i64, usize), Fault> {
+        let index = self.lane_index(store, info, rank)?;
+        let lanes = &mut self.counters(store, info.id)?.lanes;
+        let mut position = lanes[index].next;
+        if info.is_quorum() && matches!(rank, HIGH_LANE | NORMAL) {
+            // Which of the two heads came first decides about turns, so they count together.
+            let both = lanes.iter().filter(|lane| matches!(lane.rank, HIGH_LANE | NORMAL));
+            position = both.map(|lane| lane.next).max().unwrap_or(position);
+        }
+        if position >= POSITION_MAX {
+            return Err(Fault::Sql(rusqlite::Error::IntegralValueOutOfRange(0, position)));
+        }
+        let lane = &mut lanes[index];
+        lane.next = position + 1;
+        lane.ready += 1;
+        lane.bytes += size;
+        lane.dirty = true;
+        Ok((row_id(lane.row, position), index))
     }
 
     /// Drops from the head what is too much.
@@ -890,7 +894,7 @@ impl Engine {
         self.dispatch(store, info, false)?;
         while self.is_over_limit(store, info)? {
             let Some(row) = self.take_head(store, info)? else { break };
-            self.die(info, &row.envelope, row.body, row.state, Reason::MaxLength, at)?;
+            self.die(info, &row.envelope, row.body, row.mark, Reason::MaxLength, at)?;
         }
         self.refresh_due(store, info)
     }
@@ -909,14 +913,31 @@ impl Engine {
         let mut ready =
             counters.lanes.iter().enumerate().filter(|(_, l)| l.ready > 0 && l.rank != UNDELIVERED);
         let Some((first, lane)) = ready.next() else { return Ok(None) };
-        let other = ready.next();
-        match (quorum && lane.rank == HIGH_LANE, other) {
-            // Two of high priority, then one of normal.
-            (true, Some((normal, _))) => {
-                Ok(Some(if turn >= 2 { (normal, 1) } else { (first, 2 - turn) }))
-            }
-            _ => Ok(Some((first, lane.ready))),
+        let Some((normal, other)) = ready.next().filter(|_| quorum && lane.rank == HIGH_LANE)
+        else {
+            return Ok(Some((first, lane.ready)));
+        };
+        // Two of high priority, then one of normal, unless that came later than the next of high.
+        if turn < 2 {
+            return Ok(Some((first, 2 - turn)));
         }
+        let (high_lane, normal_lane) = (lane.row, other.row);
+        let high = Self::head(store, high_lane)?;
+        let came_first = Self::head(store, normal_lane)?.is_some_and(|(normal, _)| {
+            high.is_none_or(|(high, _)| position_of(normal) < position_of(high))
+        });
+        Ok(Some((if came_first { normal } else { first }, 1)))
+    }
+
+    /// The first row of a lane that nobody holds, and when it expires.
+    fn head(store: Store<'_>, lane: i64) -> Result<Option<(i64, Option<i64>)>, Fault> {
+        for (first, last, _) in Self::gaps(store, lane)? {
+            let head = store.first_message(first, last)?;
+            if head.is_some() {
+                return Ok(head);
+            }
+        }
+        Ok(None)
     }
 
     fn advance_turn(
@@ -1048,7 +1069,7 @@ impl Engine {
                         };
                         self.remove_ready(store, info.id, row.id, number(row.body.len()))?;
                         let time = expires_at.max(at.min(self.now));
-                        self.die(info, &row.envelope, row.body, row.state, Reason::Expired, time)?;
+                        self.die(info, &row.envelope, row.body, row.mark, Reason::Expired, time)?;
                     }
                 }
             }
@@ -1067,7 +1088,7 @@ impl Engine {
         while let Some(expires_at) = self.head_expires_at(store, info)?.filter(|time| *time <= at) {
             let Some(row) = self.take_head(store, info)? else { break };
             let time = expires_at.max(at.min(self.now));
-            self.die(info, &row.envelope, row.body, row.state, Reason::Expired, time)?;
+            self.die(info, &row.envelope, row.body, row.mark, Reason::Expired, time)?;
         }
         Ok(())
     }
@@ -1080,12 +1101,7 @@ impl Engine {
     ) -> Result<Option<i64>, Fault> {
         let Some((index, _)) = self.next_run(store, info)? else { return Ok(None) };
         let lane = self.counters(store, info.id)?.lanes[index].row;
-        for (first, last, _) in Self::gaps(store, lane)? {
-            if let Some((_, expires_at)) = store.first_message(first, last)? {
-                return Ok(expires_at);
-            }
-        }
-        Ok(None)
+        Ok(Self::head(store, lane)?.and_then(|(_, expires_at)| expires_at))
     }
 
     /// Works out when the time will do something to the queue.
@@ -1112,13 +1128,8 @@ impl Engine {
         }
         if counters.may_expire && !info.is_quorum() {
             for lane in counters.lanes.iter().filter(|l| l.ready > 0 && l.rank != UNDELIVERED) {
-                for (first, last, _) in Self::gaps(store, lane.row)? {
-                    if let Some((_, expires_at)) = store.first_message(first, last)? {
-                        if let Some(time) = expires_at {
-                            sooner(time);
-                        }
-                        break;
-                    }
+                if let Some((_, Some(time))) = Self::head(store, lane.row)? {
+                    sooner(time);
                 }
             }
         }
@@ -1156,14 +1167,13 @@ impl Engine {
         info: &QueueInfo,
         envelope: &[u8],
         body: Vec<u8>,
-        state: i64,
+        mark: Mark,
         reason: Reason,
         at: i64,
     ) -> Result<(), Fault> {
         let Some(exchange) = &info.dead_letter_exchange else { return Ok(()) };
         let mut envelope = Envelope::decode(envelope).map_err(damaged)?;
-        let died_before = state & DIED != 0;
-        let copies = bury(
+        let burial = bury(
             &mut envelope,
             Death {
                 queue: info.name(),
@@ -1172,20 +1182,26 @@ impl Engine {
                 exchange: exchange.as_str(),
                 routing_key: info.dead_letter_key.as_deref(),
             },
-            died_before,
+            mark,
             self.capabilities,
         );
-        let inherited = self.version.major >= 4 && info.is_quorum() && reason == Reason::Rejected;
+        let failed = info.is_quorum() && reason == Reason::Rejected;
+        let mark = self.after_failure(failed, mark).dead(burial.keys_spent);
         self.dead.push_back(DeadLetter {
             source: info.id,
             envelope,
-            copies,
+            copies: burial.copies,
             body,
+            mark,
             reason,
-            inherited,
             at,
         });
         Ok(())
+    }
+
+    /// The mark of a message whose consumer `failed` on it, as quorum queues count that.
+    fn after_failure(&self, failed: bool, mark: Mark) -> Mark {
+        if failed && self.capabilities.carries_delivery_count { mark.failed() } else { mark }
     }
 
     fn deliver_dead_letters(&mut self, store: Store<'_>) -> Result<(), Fault> {
@@ -1201,10 +1217,10 @@ impl Engine {
                     body: &letter.body,
                     priority: 0,
                     ttl_ms: None,
-                    state: DIED,
+                    mark: letter.mark,
                     at: letter.at,
                 };
-                self.append(store, &info, UNDELIVERED, &arrival, DIED, None)?;
+                self.append(store, &info, UNDELIVERED, &arrival, letter.mark, None)?;
                 self.refresh_due(store, &info)?;
             }
         }
@@ -1262,7 +1278,7 @@ impl Engine {
                 body: &letter.body,
                 priority: letter.envelope.properties.priority.unwrap_or(0),
                 ttl_ms: None,
-                state: DIED | if letter.inherited { INHERITED } else { 0 },
+                mark: letter.mark,
                 at: letter.at,
             };
             self.arrive(store, queue, &arrival)?;
@@ -1284,7 +1300,7 @@ impl Engine {
         let rows = store.messages(row_id(lane, 0), lane_end(lane), RUN_MAX, BUFFERED_MAX)?;
         for row in rows {
             let envelope = Envelope::decode(&row.envelope).map_err(damaged)?;
-            let copies = if info.dead_letter_key.is_some() {
+            let copies = if row.mark.keys_are_spent() {
                 Vec::new()
             } else {
                 crate::broker::routing::sender_keys(envelope.properties.headers.as_ref())
@@ -1300,9 +1316,9 @@ impl Engine {
                 envelope,
                 copies,
                 body: row.body,
+                mark: row.mark,
                 // Cycles were sorted out when it died.
                 reason: Reason::Rejected,
-                inherited: false,
                 at: self.now,
             };
             if !self.deliver_dead_letter(store, &letter)? {
@@ -1408,7 +1424,7 @@ impl Engine {
                 match row.expires_at {
                     Some(time) if time <= now && !fresh => {
                         self.remove_ready(store, info.id, row.id, number(row.body.len()))?;
-                        self.die(info, &row.envelope, row.body, row.state, Reason::Expired, now)?;
+                        self.die(info, &row.envelope, row.body, row.mark, Reason::Expired, now)?;
                     }
                     _ => live.push(row),
                 }
@@ -1469,18 +1485,12 @@ impl Engine {
             local.next_tag += 1;
             local.tags.insert(tag, row.id);
             local.held.insert(row.id, tag);
-            let returns = row.state >> COUNT_SHIFT;
-            let inherited = row.state & INHERITED != 0 && returns == 0;
-            let count = match (quorum, returns) {
-                (false, _) => None,
-                (true, 0) => inherited.then_some(1),
-                (true, returns) => Some(returns),
-            };
+            let count = if quorum { row.mark.delivery_count() } else { None };
             self.outgoing.push((
                 consumer,
                 Ok(Parcel {
                     tag,
-                    redelivered: row.state & REDELIVERED != 0 || inherited,
+                    redelivered: row.mark.is_redelivered() || count.is_some(),
                     count,
                     envelope: row.envelope,
                     body: row.body,
@@ -1528,23 +1538,23 @@ impl Engine {
                             &info,
                             &message.envelope,
                             message.body,
-                            message.state,
+                            message.mark,
                             Reason::Rejected,
                             self.now,
                         )?;
                     }
                 }
                 Settlement::Requeue => {
-                    let Some((_, state, size)) = store.outlines(row, row, 1)?.pop() else {
+                    let Some((_, mark, size)) = store.outlines(row, row, 1)?.pop() else {
                         continue;
                     };
                     if info.is_quorum() {
                         self.let_go(store, consumer, row, false)?;
                         let to_tail = info.delivery_limit.is_none();
-                        self.return_to_quorum(store, &info, row, state, size, to_tail)?;
+                        self.return_to_quorum(store, &info, row, mark.returned(), size, to_tail)?;
                     } else {
                         self.let_go(store, consumer, row, true)?;
-                        store.set_message_state(row, state | REDELIVERED)?;
+                        store.set_mark(row, mark.redelivered())?;
                         let lane = self.lane_by_row(store, queue, row)?;
                         lane.unacked -= 1;
                         lane.ready += 1;
@@ -1613,19 +1623,18 @@ impl Engine {
         Ok(())
     }
 
-    /// A message comes back to a quorum queue, which costs it a life.
+    /// A message comes back to a quorum queue, which costs it a life; `mark` counts that already.
     fn return_to_quorum(
         &mut self,
         store: Store<'_>,
         info: &Arc<QueueInfo>,
         row: i64,
-        state: i64,
+        mark: Mark,
         size: i64,
         to_tail: bool,
     ) -> Result<(), Fault> {
-        let count = (state >> COUNT_SHIFT) + 1;
         self.lane_by_row(store, info.id, row)?.unacked -= 1;
-        if info.delivery_limit.is_some_and(|limit| count > i64::from(limit)) {
+        if info.delivery_limit.is_some_and(|limit| mark.returns() > i64::from(limit)) {
             let message = store.message(row)?;
             store.delete_message(row)?;
             if let Some(message) = message {
@@ -1633,27 +1642,20 @@ impl Engine {
                     info,
                     &message.envelope,
                     message.body,
-                    message.state,
+                    mark,
                     Reason::DeliveryLimit,
                     self.now,
                 )?;
             }
             return Ok(());
         }
-        let flags = state & ((1 << COUNT_SHIFT) - 1);
-        let rank = match (to_tail, flags & HIGH != 0) {
+        let rank = match (to_tail, mark.is_high()) {
             (false, _) => RETURNED,
             (true, true) => HIGH_LANE,
             (true, false) => NORMAL,
         };
-        let index = self.lane_index(store, info, rank)?;
-        let lane = &mut self.counters(store, info.id)?.lanes[index];
-        let to = row_id(lane.row, lane.next);
-        lane.next += 1;
-        lane.ready += 1;
-        lane.bytes += size;
-        lane.dirty = true;
-        store.move_message(row, to, flags | REDELIVERED | (count << COUNT_SHIFT))?;
+        let (to, _) = self.add_ready(store, info, rank, size)?;
+        store.move_message(row, to, mark)?;
         Ok(())
     }
 
@@ -1725,11 +1727,12 @@ impl Engine {
                 let rows = store.outlines(from, last, 1024)?;
                 let Some((highest, ..)) = rows.last() else { break };
                 from = highest + 1;
-                for (row, state, size) in rows {
+                for (row, mark, size) in rows {
                     if info.is_quorum() {
-                        self.return_to_quorum(store, &info, row, state, size, false)?;
+                        let mark = self.after_failure(true, mark.returned());
+                        self.return_to_quorum(store, &info, row, mark, size, false)?;
                     } else {
-                        store.set_message_state(row, state | REDELIVERED)?;
+                        store.set_mark(row, mark.redelivered())?;
                         let lane = self.lane_by_row(store, queue, row)?;
                         lane.unacked -= 1;
                         lane.ready += 1;

@@ -18,8 +18,6 @@
 //!   was due.
 //! - Limits of quorum queues are kept exactly as their leader would with one message at a time, and
 //!   consumer priorities count within one process.
-//! - Like 4.0, it keeps the `CC` of a message that died in a queue with a dead-letter routing key, but
-//!   takes it for a key again at the next death; 4.0 does not.
 
 mod codec;
 mod consumer;
@@ -27,6 +25,7 @@ mod death;
 mod declare;
 mod engine;
 mod lock;
+mod mark;
 mod publisher;
 mod shared;
 mod store;

@@ -9,10 +9,13 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use crate::storage::{Room, rusqlite};
 
+use super::mark::Mark;
+
 /// What the embedded broker keeps in a state file.
 pub const ROOM: Room = Room {
     name: "broker",
-    migrations: &["
+    migrations: &[
+        "
 CREATE TABLE broker_vhost(
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -110,7 +113,11 @@ CREATE TABLE broker_lock(
     since INTEGER NOT NULL,
     PRIMARY KEY(vhost, name)
 ) STRICT, WITHOUT ROWID;
-"],
+",
+        // A mark that said `one failure` became a counter; a program that knows only the mark would
+        // take that counter for returns and drop messages over their limit.
+        "UPDATE broker_message SET state = (state & ~8) | (1 << 32) WHERE state & 8;",
+    ],
 };
 
 /// Bits of a row id that count positions within a lane.
@@ -126,6 +133,11 @@ pub(super) const fn row_id(lane: i64, position: i64) -> i64 {
 
 pub(super) const fn lane_of(row: i64) -> i64 {
     row >> POSITION_BITS
+}
+
+/// The position within its lane.
+pub(super) const fn position_of(row: i64) -> i64 {
+    row & POSITION_MAX
 }
 
 pub(super) const fn lane_end(lane: i64) -> i64 {
@@ -195,7 +207,7 @@ pub(super) struct PolicyRow {
 pub(super) struct MessageRow {
     pub(super) id: i64,
     pub(super) expires_at: Option<i64>,
-    pub(super) state: i64,
+    pub(super) mark: Mark,
     pub(super) envelope: Vec<u8>,
     pub(super) body: Vec<u8>,
 }
@@ -240,7 +252,7 @@ fn message_row(row: &Row<'_>) -> Result<MessageRow> {
     Ok(MessageRow {
         id: row.get(0)?,
         expires_at: row.get(1)?,
-        state: row.get(2)?,
+        mark: Mark::from_stored(row.get(2)?),
         envelope: row.get(3)?,
         body: row.get(4)?,
     })
@@ -691,13 +703,13 @@ impl Store<'_> {
         self,
         id: i64,
         expires_at: Option<i64>,
-        state: i64,
+        mark: Mark,
         envelope: &[u8],
         body: &[u8],
     ) -> Result<()> {
         self.run(
             "INSERT INTO broker_message VALUES(?, ?, ?, ?, ?)",
-            params![id, expires_at, state, envelope, body],
+            params![id, expires_at, mark.stored(), envelope, body],
         )?;
         Ok(())
     }
@@ -748,18 +760,18 @@ impl Store<'_> {
         )
     }
 
-    /// Id, state and size of the rows from `first` to `last`, in order, at most `count`.
+    /// Id, mark and size of the rows from `first` to `last`, in order, at most `count`.
     pub(super) fn outlines(
         self,
         first: i64,
         last: i64,
         count: i64,
-    ) -> Result<Vec<(i64, i64, i64)>> {
+    ) -> Result<Vec<(i64, Mark, i64)>> {
         self.all(
             "SELECT id, state, length(body) FROM broker_message WHERE id BETWEEN ? AND ?
              ORDER BY id LIMIT ?",
             [first, last, count],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            |row| Ok((row.get(0)?, Mark::from_stored(row.get(1)?), row.get(2)?)),
         )
     }
 
@@ -773,13 +785,16 @@ impl Store<'_> {
             .map(|rows| i64::try_from(rows).unwrap_or(i64::MAX))
     }
 
-    pub(super) fn set_message_state(self, id: i64, state: i64) -> Result<()> {
-        self.run("UPDATE broker_message SET state = ?2 WHERE id = ?1", [id, state])?;
+    pub(super) fn set_mark(self, id: i64, mark: Mark) -> Result<()> {
+        self.run("UPDATE broker_message SET state = ?2 WHERE id = ?1", [id, mark.stored()])?;
         Ok(())
     }
 
-    pub(super) fn move_message(self, id: i64, to: i64, state: i64) -> Result<()> {
-        self.run("UPDATE broker_message SET id = ?2, state = ?3 WHERE id = ?1", [id, to, state])?;
+    pub(super) fn move_message(self, id: i64, to: i64, mark: Mark) -> Result<()> {
+        self.run(
+            "UPDATE broker_message SET id = ?2, state = ?3 WHERE id = ?1",
+            [id, to, mark.stored()],
+        )?;
         Ok(())
     }
 
