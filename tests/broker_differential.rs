@@ -329,6 +329,7 @@ async fn run(scenario: &Scenario, broker: &dyn Broker) -> Result {
             Outcome::Confirmed => "confirmed".to_owned(),
             Outcome::Returned { code, .. } => format!("returned {code}"),
             Outcome::Nacked => "nacked".to_owned(),
+            Outcome::Failed(error) => format!("failed: {error}"),
             Outcome::Unknown { why } => format!("unknown: {why}"),
         });
         if scenario.stepwise {

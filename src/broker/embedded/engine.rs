@@ -11,8 +11,8 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -99,6 +99,8 @@ pub(super) struct Publication {
     pub(super) ttl_ms: Option<u64>,
     pub(super) persistent: bool,
     pub(super) ticket: Ticket,
+    /// Why its publisher's messages are not taken any more, so that none overtakes one that failed.
+    pub(super) failed: Arc<OnceLock<BrokerError>>,
     pub(super) reply: UnboundedSender<(Ticket, Outcome)>,
     pub(super) outcome: Option<Outcome>,
 }
@@ -688,6 +690,10 @@ impl Engine {
     // --- messages in ---
 
     fn publish(&mut self, store: Store<'_>, publication: &mut Publication) -> Result<(), Fault> {
+        if let Some(error) = publication.failed.get() {
+            publication.outcome = Some(Outcome::Failed(Box::new(error.clone())));
+            return Ok(());
+        }
         let vhost = self.vhost.clone();
         let routing = self.routing(store)?;
         let refused = match routing.table.check_publish(&publication.exchange) {

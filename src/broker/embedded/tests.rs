@@ -13,7 +13,7 @@ use crate::broker::definition::{
     ApplyTo, BindingDefinition, Destination, ExchangeDefinition, ExchangeKind, PolicyDefinition,
     QueueDefinition,
 };
-use crate::broker::port::{Delivery, DeliveryTag, Outcome, Publish, Settled, Settlement};
+use crate::broker::port::{Delivery, DeliveryTag, Outcome, Publish, Settled, Settlement, Ticket};
 use crate::message::{FieldTable, FieldValue, Message, Properties};
 use crate::storage::rusqlite;
 
@@ -1149,12 +1149,61 @@ async fn a_full_disk_gives_the_message_back_with_the_reason_and_harms_nothing() 
         }
     };
     match refused {
-        Outcome::Returned { code: 506, text } => assert!(text.contains("no space left"), "{text}"),
+        Outcome::Failed(error) => assert!(error.cause.contains("no space left"), "{error}"),
         other => panic!("{other:?}"),
     }
     assert!(kept > 5);
     assert_eq!(b.drain("q").await.len(), kept);
     assert_eq!(b.publish_to("", "q", large()).await, Outcome::Confirmed);
+}
+
+#[tokio::test]
+async fn no_message_of_a_publisher_overtakes_one_for_which_there_was_no_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = StateFile::open(
+        &directory.path().join("state.db"),
+        &[ROOM],
+        Options { max_pages: Some(100), ..Options::default() },
+    )
+    .unwrap();
+    let clock = Arc::new(FixedClock::at(Timestamp::from_unix_ms(1)));
+    let broker = EmbeddedBroker::on(file, options(V4), Arc::<FixedClock>::clone(&clock)).await;
+    let b = Bench { broker: broker.unwrap(), clock, directory };
+    b.declare(classic("q")).await;
+    let mut publisher = b.broker.publisher(PublisherOptions::default()).await.unwrap();
+    let mut last = None;
+    let error = loop {
+        // Every other one is so small that it would still fit.
+        let n = last.map_or(0, |Ticket(n)| n + 1);
+        let body = vec![1; if n % 2 == 0 { 20_000 } else { 1 }];
+        let publish = Publish {
+            exchange: x(""),
+            routing_key: RoutingKey::new("q").unwrap(),
+            message: Message { body, ..text("") },
+        };
+        match publisher.send(publish).await {
+            Ok(ticket) => last = Some(ticket),
+            Err(error) => break error,
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(error.kind, ErrorKind::Storage);
+    let mut taken = std::collections::BTreeMap::new();
+    while let Some((Ticket(n), outcome)) = publisher.outcome().await {
+        match outcome {
+            Outcome::Confirmed => taken.insert(n, true),
+            Outcome::Failed(why) => {
+                assert_eq!(*why, error);
+                taken.insert(n, false)
+            }
+            other => panic!("{other:?}"),
+        };
+    }
+    let confirmed = taken.values().filter(|taken| **taken).count();
+    assert!(confirmed > 5 && confirmed < taken.len(), "{taken:?}");
+    assert!(taken.values().take(confirmed).all(|taken| *taken), "{taken:?}");
+    assert_eq!(b.drain("q").await.len(), confirmed);
+    assert_eq!(b.publish_to("", "q", text("again")).await, Outcome::Confirmed);
 }
 
 #[tokio::test]
