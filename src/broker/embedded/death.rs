@@ -119,7 +119,11 @@ pub(super) fn bury(
         _ => false,
     };
     let (first, entries) = match headers.remove("x-death") {
-        Some(FieldValue::Array(entries)) => {
+        Some(FieldValue::Array(mut entries)) => {
+            if !counts_in_properties {
+                // Before 4.0 every death turns the earlier ones around.
+                entries.reverse();
+            }
             let (mut known, mut others): (Vec<_>, Vec<_>) = entries.into_iter().partition(same);
             if let Some(FieldValue::Table(known)) = known.first_mut() {
                 let count = known.get("count").and_then(FieldValue::as_i64).unwrap_or(0);
@@ -232,6 +236,24 @@ mod tests {
             assert_eq!(entry.get("count"), Some(&FieldValue::Int64(2)));
             assert_eq!(envelope.properties.header("x-first-death-queue"), Some(&"q".into()));
             assert_eq!(envelope.properties.header("x-last-death-queue").is_some(), last);
+        }
+    }
+
+    #[test]
+    fn before_4_every_death_turns_the_earlier_ones_around() {
+        for (version, order) in [(V3, ["d", "b", "a", "c"]), (V4, ["d", "c", "b", "a"])] {
+            let mut envelope = Envelope::default();
+            for (queue, mark) in [("a", NEW), ("b", DEAD), ("c", DEAD), ("d", DEAD)] {
+                bury(&mut envelope, death(queue, Reason::Expired), mark, version);
+            }
+            let Some(FieldValue::Array(entries)) = envelope.properties.header("x-death") else {
+                panic!("no x-death");
+            };
+            let queues = entries.iter().map(|entry| match entry {
+                FieldValue::Table(entry) => text(entry, "queue").unwrap(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(queues.collect::<Vec<_>>(), order);
         }
     }
 

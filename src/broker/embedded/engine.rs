@@ -822,10 +822,19 @@ impl Engine {
         self.append(store, &info, rank, arrival, mark, expires_at)?;
         if ttl == Some(0) {
             self.dispatch(store, &info, true)?;
-            self.expire_messages(store, &info, arrival.at)?;
         }
-        if info.overflow == Overflow::DropHead || info.is_quorum() {
+        if info.is_quorum() {
+            if ttl == Some(0) {
+                self.expire_messages(store, &info, arrival.at)?;
+            }
             self.enforce_limits(store, &info, arrival.at)?;
+        } else {
+            let dropped = self.enforce_limits(store, &info, arrival.at)?;
+            // A classic queue does not look at the head that a message of higher priority becomes.
+            if dropped || self.counters(store, info.id)?.ready() == 1 {
+                self.expire_messages(store, &info, arrival.at)?;
+                self.refresh_due(store, &info)?;
+            }
         }
         Ok(true)
     }
@@ -845,7 +854,8 @@ impl Engine {
         let counters = self.counters(store, info.id)?;
         let lane = &counters.lanes[index];
         if let Some(expires_at) = expires_at {
-            let head = lane.ready == 1;
+            // When a classic queue looks is decided once it has taken the message.
+            let head = lane.ready == 1 && info.is_quorum();
             counters.dirty |= !counters.may_expire;
             counters.may_expire = true;
             if head && counters.due_at.is_none_or(|due| due > expires_at) {
@@ -884,25 +894,25 @@ impl Engine {
         Ok((row_id(lane.row, position), index))
     }
 
-    /// Drops from the head what is too much.
+    /// Drops from the head what is too much; whether there was anything.
     fn enforce_limits(
         &mut self,
         store: Store<'_>,
         info: &Arc<QueueInfo>,
         at: i64,
-    ) -> Result<(), Fault> {
-        if !self.is_over_limit(store, info)? {
-            return Ok(());
-        }
-        if info.overflow != Overflow::DropHead {
-            return Ok(());
+    ) -> Result<bool, Fault> {
+        if info.overflow != Overflow::DropHead || !self.is_over_limit(store, info)? {
+            return Ok(false);
         }
         self.dispatch(store, info, false)?;
+        let mut dropped = false;
         while self.is_over_limit(store, info)? {
             let Some(row) = self.take_head(store, info)? else { break };
             self.die(info, &row.envelope, row.body, row.mark, Reason::MaxLength, at)?;
+            dropped = true;
         }
-        self.refresh_due(store, info)
+        self.refresh_due(store, info)?;
+        Ok(dropped)
     }
 
     // --- order ---
@@ -1042,7 +1052,7 @@ impl Engine {
         Ok(consumers == 0 && unused_since.saturating_add(delay(expires)) <= at)
     }
 
-    /// Ends the messages at the heads that have expired at `at`.
+    /// Ends what has expired at `at`, from the head on until something has not.
     fn expire_messages(
         &mut self,
         store: Store<'_>,
@@ -1063,7 +1073,7 @@ impl Engine {
             .map(|lane| lane.row)
             .collect();
         for lane in lanes {
-            'lane: for (first, last, _) in Self::gaps(store, lane)? {
+            for (first, last, _) in Self::gaps(store, lane)? {
                 loop {
                     let rows = store.messages(first, last, 64, 1 << 20)?;
                     if rows.is_empty() {
@@ -1071,7 +1081,7 @@ impl Engine {
                     }
                     for row in rows {
                         let Some(expires_at) = row.expires_at.filter(|time| *time <= at) else {
-                            break 'lane;
+                            return Ok(());
                         };
                         self.remove_ready(store, info.id, row.id, number(row.body.len()))?;
                         let time = expires_at.max(at.min(self.now));
@@ -1099,7 +1109,7 @@ impl Engine {
         Ok(())
     }
 
-    /// When the message expires whose turn it is in a quorum queue.
+    /// When the message expires whose turn it is.
     fn head_expires_at(
         &mut self,
         store: Store<'_>,
@@ -1112,7 +1122,7 @@ impl Engine {
 
     /// Works out when the time will do something to the queue.
     pub(super) fn refresh_due(&mut self, store: Store<'_>, info: &QueueInfo) -> Result<(), Fault> {
-        let in_turn = if info.is_quorum() && self.counters(store, info.id)?.may_expire {
+        let head = if self.counters(store, info.id)?.may_expire {
             self.head_expires_at(store, info)?
         } else {
             None
@@ -1129,15 +1139,8 @@ impl Engine {
         }
         let mut due: Option<i64> = None;
         let mut sooner = |time: i64| due = Some(due.map_or(time, |due| due.min(time)));
-        if let Some(time) = in_turn {
+        if let Some(time) = head {
             sooner(time);
-        }
-        if counters.may_expire && !info.is_quorum() {
-            for lane in counters.lanes.iter().filter(|l| l.ready > 0 && l.rank != UNDELIVERED) {
-                if let Some((_, Some(time))) = Self::head(store, lane.row)? {
-                    sooner(time);
-                }
-            }
         }
         if let Some(expires) = info.expires_ms
             && store.consumers(info.id)?.0 == 0
@@ -1424,11 +1427,14 @@ impl Engine {
                 continue;
             }
             let now = self.now;
+            let quorum = info.is_quorum();
             let turns = number(rows.len());
             let mut live = Vec::with_capacity(rows.len());
             for row in rows {
+                // A classic queue looks at the next only after it has handed out one.
+                let unseen = live.is_empty() && !quorum;
                 match row.expires_at {
-                    Some(time) if time <= now && !fresh => {
+                    Some(time) if time <= now && !fresh && !unseen => {
                         self.remove_ready(store, info.id, row.id, number(row.body.len()))?;
                         self.die(info, &row.envelope, row.body, row.mark, Reason::Expired, now)?;
                     }
@@ -1437,6 +1443,9 @@ impl Engine {
             }
             self.advance_turn(store, info, rank, turns)?;
             self.claim(store, info, consumer, live, before)?;
+            if !quorum && !fresh {
+                self.expire_messages(store, info, now)?;
+            }
             return Ok(true);
         }
         // The counters say ready and there is nothing: another look at the file will tell.
