@@ -1012,6 +1012,123 @@ fn several_processes_share_a_state_file_and_one_that_is_killed_takes_nothing_wit
     }));
 }
 
+/// Copies the state file without what other processes keep beside it, and opens that one.
+fn copied(place: &Place, name: &str) -> (Place, PathBuf) {
+    let copy = Place::embedded();
+    let path = copy.path(name);
+    fs::copy(place.path("state.db"), &path).unwrap();
+    let url = format!("embedded:{}", path.display());
+    (Place { url, ..copy }, path)
+}
+
+/// A state file with messages in it, all of it in the one file.
+fn filled() -> Place {
+    let place = Place::embedded();
+    place.declare("q");
+    place.put("q", &(1..=300).map(|n| format!("{n} {}\n", "x".repeat(200))).collect::<String>());
+    let file = rusqlite::Connection::open(place.path("state.db")).unwrap();
+    file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    place
+}
+
+#[test]
+fn a_state_file_that_cannot_be_opened_is_named_with_the_reason_and_the_next_step() {
+    let place = filled();
+    let consume = ["consume", "q", "--until-empty", "--raw"];
+    let refused = |place: &Place, path: &Path, reason: &str| {
+        let ran = Running::start(&mut place.command(&consume)).ends_within(Duration::from_secs(20));
+        let ran = ran.is(69);
+        ran.says(&[&path.display().to_string(), reason, "hint: "]);
+        assert!(!ran.stderr.contains("panic"), "{ran:?}");
+    };
+    let (copy, path) = copied(&place, "newer.db");
+    let file = rusqlite::Connection::open(&path).unwrap();
+    file.execute_batch("UPDATE storage_room SET format = 99 WHERE name = 'broker'").unwrap();
+    drop(file);
+    refused(&copy, &path, "is newer than this program: its part `broker` has format 99");
+    let (copy, path) = copied(&place, "directory.db");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    refused(&copy, &path, "it is a directory");
+    let (mut copy, path) = copied(&place, "file");
+    copy.url = format!("embedded:{}", path.join("state.db").display());
+    refused(&copy, &path, "it is no directory");
+    let (copy, path) = copied(&place, "text.db");
+    fs::write(&path, "no database at all, but long enough for a header\n".repeat(90)).unwrap();
+    refused(&copy, &path, "is no state file of nexusctl");
+    let whole = fs::metadata(place.path("state.db")).unwrap().len();
+    for length in [100, 4096, 8192, 20_000, whole / 2, whole - 8192] {
+        let (copy, path) = copied(&place, "short.db");
+        File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+        refused(&copy, &path, "is damaged");
+    }
+    // An empty file is what `mktemp` makes: it becomes a state file.
+    let (copy, path) = copied(&place, "empty.db");
+    fs::write(&path, "").unwrap();
+    copy.run(&consume).is(1).says(&["no queue 'q'"]);
+}
+
+#[test]
+fn a_state_file_that_may_not_be_read_or_written_says_so() {
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let allowed = Command::new(nobody[0]).args(&nobody[1..]).arg("true").output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        println!("skipped: setpriv cannot change the user here (it needs root)");
+        return;
+    }
+    let place = filled();
+    for mode in [0o000, 0o400] {
+        let (copy, path) = copied(&place, "state.db");
+        let program = copy.path("nexusctl");
+        fs::copy(env!("CARGO_BIN_EXE_nexusctl"), &program).unwrap();
+        let allow = |path: &Path, mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(path, mode).unwrap();
+        };
+        allow(copy.home.path(), 0o777);
+        allow(&program, 0o755);
+        allow(&path, mode);
+        let mut command = Command::new(nobody[0]);
+        command.args(&nobody[1..]).arg(&program).args(["consume", "q", "--broker", &copy.url]);
+        command.env_clear().env("HOME", copy.home.path()).current_dir(copy.home.path());
+        let ran = Ran::from(command.stdin(Stdio::null()).output().unwrap());
+        let ran = ran.is(69);
+        ran.says(&[&path.display().to_string(), "Permission denied", "hint: "]);
+    }
+}
+
+#[test]
+fn flipped_bytes_in_a_state_file_end_in_an_answer_and_never_in_a_panic() {
+    let place = filled();
+    let whole = fs::read(place.path("state.db")).unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut refused = 0;
+    for round in 0..(8 * kills()) {
+        let (copy, path) = copied(&place, "flipped.db");
+        let mut bytes = whole.clone();
+        for _ in 0..random.usize(1..200) {
+            let at = random.usize(..bytes.len());
+            bytes[at] = random.u8(..);
+        }
+        fs::write(&path, bytes).unwrap();
+        let args = ["consume", "q", "--until-empty", "--raw", "--timeout", "5s"];
+        let ran = Running::start(&mut copy.command(&args)).ends_within(Duration::from_secs(30));
+        assert!(!ran.stderr.contains("panic"), "round {round}: {ran:?}");
+        match ran.status {
+            // Inside of a body or where nothing lies, nobody can tell.
+            Some(0) => {}
+            // Its tables are whole and the queue's name is not.
+            Some(1) if ran.stderr.contains("no queue 'q'") => {}
+            Some(69) => {
+                refused += 1;
+                ran.says(&[&path.display().to_string(), "hint: "]);
+            }
+            other => panic!("round {round}: {other:?} {ran:?}"),
+        }
+    }
+    assert!(refused > 0, "no flipped byte was ever noticed");
+}
+
 /// A small disk; unmounted when it is dropped.
 struct SmallDisk(tempfile::TempDir);
 

@@ -301,6 +301,9 @@ fn storage_fault(file: &StateFile, fault: Fault) -> StorageError {
     match fault {
         Fault::Storage(error) => error,
         Fault::Sql(error) => file.fault(&error),
+        Fault::Damaged(cause) => {
+            StorageError::Damaged { path: file.path().to_owned(), cause: cause.to_owned() }
+        }
         Fault::Broker(error) => {
             StorageError::Statement { path: file.path().to_owned(), cause: error.to_string() }
         }

@@ -255,7 +255,9 @@ impl Job for Batch {
         if !attempted {
             self.prepare();
         }
-        if let Err(error @ (StorageError::Failed { .. } | StorageError::Newer { .. })) = &result {
+        if let Err(error) = &result
+            && error.is_fatal()
+        {
             let _ = self.shared.broken.set(error.clone());
         }
         let waiting = {
