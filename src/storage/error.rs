@@ -152,5 +152,7 @@ fn is_about_content(error: &rusqlite::Error) -> bool {
             | Error::InvalidColumnType(..)
             | Error::Utf8Error(..)
             | Error::QueryReturnedNoRows
+            // A table or a column is missing that its format has.
+            | Error::SqlInputError { .. }
     )
 }

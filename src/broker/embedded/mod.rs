@@ -16,6 +16,8 @@
 //!   is confirmed before it is on the disk.
 //! - What the time does (TTL, expiry) is seen at the next request, but as if it had happened when it
 //!   was due.
+//! - On equal terms, in equal order: where RabbitMQ decides one way in one run and another way in the
+//!   next (what two queues do at the same moment), it always decides the same way.
 //! - Limits of quorum queues are kept exactly as their leader would with one message at a time, and
 //!   consumer priorities count within one process.
 
