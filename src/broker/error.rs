@@ -53,7 +53,7 @@ pub enum ErrorKind {
 }
 
 /// A failed request to a broker.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct BrokerError {
     /// What was being done on which object: `declare queue "orders"`.
     pub attempted: String,

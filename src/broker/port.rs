@@ -103,6 +103,9 @@ pub enum Outcome {
     },
     /// The broker refused it; other queues of the same publish may have kept it.
     Nacked,
+    /// The broker cannot take anything any more, this one included: it is certainly not there, and
+    /// neither is any that this publisher sent after it. Only a new publisher may try again.
+    Failed(Box<BrokerError>),
     /// It may be there or not: the connection was lost, or no answer came in time.
     Unknown {
         /// What happened.

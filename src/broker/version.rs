@@ -119,6 +119,8 @@ pub struct Capabilities {
     pub honours_published_x_death: bool,
     /// Quorum queues keep two lanes of priority.
     pub quorum_priorities: bool,
+    /// A message takes the count of its failed deliveries along when it is dead-lettered.
+    pub carries_delivery_count: bool,
     /// Dead letters that are not at-least-once arrive in a stream.
     pub stream_takes_dead_letters: bool,
     /// Largest message in bytes with the default configuration.
@@ -139,6 +141,7 @@ impl Capabilities {
             reads_back_classic: v4,
             honours_published_x_death: !v4,
             quorum_priorities: v4,
+            carries_delivery_count: v4,
             stream_takes_dead_letters: v3_12,
             max_message_bytes: if v4 { 16_777_216 } else { 134_217_728 },
         }

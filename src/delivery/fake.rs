@@ -32,6 +32,8 @@ pub(crate) enum Answer {
     Return,
     Nack,
     Unknown,
+    /// Not taken, and nothing after it would be.
+    Fail(ErrorKind),
     /// Never answers.
     Silence,
     /// `send` fails.
@@ -80,6 +82,9 @@ impl Publisher for FakePublisher {
             Answer::Return => Some(Outcome::Returned { code: 312, text: "NO_ROUTE".into() }),
             Answer::Nack => Some(Outcome::Nacked),
             Answer::Unknown => Some(Outcome::Unknown { why: "connection lost".into() }),
+            Answer::Fail(kind) => {
+                Some(Outcome::Failed(Box::new(BrokerError::new(kind, "publish", "told so"))))
+            }
             Answer::Silence => None,
         };
         let ticket = Ticket(self.next);

@@ -236,7 +236,7 @@ struct Sent {
     message_id: Option<String>,
 }
 
-/// Keeps account. Every ticket gets exactly one fate.
+/// Keeps account. Every ticket gets exactly one fate, unless it turns out not to be sent after all.
 struct Ledger {
     report: PublishReport,
     listed: usize,
@@ -286,11 +286,11 @@ impl Ledger {
         self.in_flight += 1;
     }
 
-    fn settle(&mut self, ticket: Ticket, outcome: Outcome) -> io::Result<()> {
+    fn settle(&mut self, ticket: Ticket, outcome: Outcome) -> io::Result<Next> {
         let index = ticket.0.checked_sub(self.base).and_then(|index| usize::try_from(index).ok());
         let Some(sent) = index.and_then(|index| self.waiting.get_mut(index)).and_then(Option::take)
         else {
-            return Ok(());
+            return Ok(Next::Go);
         };
         self.in_flight -= 1;
         while self.waiting.front().is_some_and(Option::is_none) {
@@ -312,8 +312,13 @@ impl Ledger {
             }
             Outcome::Nacked => (Fate::Nacked, Some("the broker refused it".to_owned())),
             Outcome::Unknown { why } => (Fate::Unknown, Some(why)),
+            Outcome::Failed(error) => {
+                self.not_sent(sent.line);
+                self.fail_with(*error);
+                return Ok(Next::End);
+            }
         };
-        self.count(sent, fate, reason, code)
+        self.count(sent, fate, reason, code).map(|()| Next::Go)
     }
 
     fn count(
@@ -368,6 +373,18 @@ impl Ledger {
     fn fail(&mut self, error: String) {
         self.report.ended = PublishEnd::Failed;
         self.report.error.get_or_insert(error);
+    }
+
+    /// The broker takes nothing any more.
+    fn fail_with(&mut self, error: BrokerError) {
+        self.fail(error.to_string());
+        self.report.broker_error.get_or_insert(error);
+    }
+
+    /// The line is still to be sent.
+    fn not_sent(&mut self, line: u64) {
+        let first = self.report.first_not_sent.get_or_insert(line);
+        *first = line.min(*first);
     }
 }
 
@@ -531,7 +548,7 @@ impl Run {
                 input = from.recv() => input,
                 Some((ticket, outcome)) = self.publisher.outcome(), if self.ledger.in_flight > 0 => {
                     if let Next::End = self.settle(ticket, outcome) {
-                        self.ledger.report.first_not_sent = Some(last_line + 1);
+                        self.ledger.not_sent(last_line + 1);
                         return;
                     }
                     continue;
@@ -573,7 +590,7 @@ impl Run {
 
     fn settle(&mut self, ticket: Ticket, outcome: Outcome) -> Next {
         match self.ledger.settle(ticket, outcome) {
-            Ok(()) => Next::Go,
+            Ok(next) => next,
             Err(error) => {
                 self.ledger.full_report = None;
                 self.ledger.fail(format!("cannot write the report: {error}"));
@@ -641,7 +658,7 @@ impl Run {
             if stop.wish() > Wish::Run {
                 self.ledger.report.ended = PublishEnd::Stopped;
             }
-            self.ledger.report.first_not_sent = Some(item.line);
+            self.ledger.not_sent(item.line);
             return Next::End;
         }
         let Item { line, publish } = item;
@@ -672,9 +689,8 @@ impl Run {
                 return self.bad_line(BadLine { line, reason: error.to_string(), raw });
             }
             Some(Err(error)) => {
-                self.ledger.fail(error.to_string());
-                self.ledger.report.broker_error = Some(error);
-                self.ledger.report.first_not_sent = Some(line);
+                self.ledger.fail_with(error);
+                self.ledger.not_sent(line);
                 return Next::End;
             }
             None => {
@@ -855,6 +871,24 @@ mod tests {
             "17 lines were confirmed; 1 from line 8 on may be there or not; every line was sent; going \
              on at line 8 loses nothing and may repeat messages"
         );
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_takes_nothing_any_more_ends_the_run_with_one_error() {
+        for call in 0..12 {
+            // What comes after the first failure in the window fails as well.
+            let answers = (call..20).map(|call| (call, Answer::Fail(ErrorKind::Storage)));
+            let (report, log) =
+                run(lines(100), answers, PublishOptions::default(), &Stop::new()).await;
+            assert_eq!(report.ended, PublishEnd::Failed);
+            assert_eq!(counts(&report), [call, 0, 0, 0, 0]);
+            assert_eq!(report.first_not_sent, Some(call + 1));
+            assert!(report.entries.is_empty());
+            assert_eq!(report.error.as_deref(), Some("cannot publish: told so"));
+            assert_eq!(report.broker_error.as_ref().map(|e| e.kind), Some(ErrorKind::Storage));
+            assert_eq!(report.verdict(), PublishVerdict::Failed);
+            assert!(log.lock().unwrap().messages.len() <= 20);
+        }
     }
 
     #[tokio::test]

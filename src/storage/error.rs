@@ -24,6 +24,14 @@ pub enum StorageError {
         /// What it is.
         cause: String,
     },
+    /// Its content is not what this program writes: nothing more is written by this process.
+    #[error("the state file {} is damaged: {cause}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        cause: String,
+    },
     /// A newer program wrote it.
     #[error(
         "the state file {} is newer than this program: its part `{part}` has format {found}, \
@@ -54,7 +62,7 @@ pub enum StorageError {
         /// How long.
         waited: Duration,
     },
-    /// A read or write failed, or the file is damaged: nothing more is written by this process.
+    /// A read or write failed: nothing more is written by this process.
     #[error(
         "the state file {} failed and is not written any more by this process: {cause}",
         path.display()
@@ -91,12 +99,11 @@ impl StorageError {
                 StorageError::Busy { path, waited: Duration::ZERO }
             }
             Some(ErrorCode::NotADatabase) => StorageError::Foreign { path, cause },
-            Some(
-                ErrorCode::SystemIoFailure
-                | ErrorCode::DatabaseCorrupt
-                | ErrorCode::ReadOnly
-                | ErrorCode::CannotOpen,
-            ) => StorageError::Failed { path, cause },
+            Some(ErrorCode::DatabaseCorrupt) => StorageError::Damaged { path, cause },
+            Some(ErrorCode::SystemIoFailure | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => {
+                StorageError::Failed { path, cause }
+            }
+            _ if is_about_content(error) => StorageError::Damaged { path, cause },
             _ => StorageError::Statement { path, cause },
         }
     }
@@ -106,8 +113,11 @@ impl StorageError {
     }
 
     /// Whether nothing more may be written after it.
-    pub(super) fn is_fatal(&self) -> bool {
-        matches!(self, StorageError::Failed { .. } | StorageError::Newer { .. })
+    pub fn is_fatal(&self) -> bool {
+        matches!(
+            self,
+            StorageError::Failed { .. } | StorageError::Damaged { .. } | StorageError::Newer { .. }
+        )
     }
 
     /// What to do next, when something can be done.
@@ -120,9 +130,29 @@ impl StorageError {
             StorageError::Failed { .. } => {
                 Some("look at the disk; what was confirmed before is in the file")
             }
-            StorageError::Open { .. }
-            | StorageError::Statement { .. }
-            | StorageError::Closed { .. } => None,
+            StorageError::Damaged { .. } => Some(
+                "move it away, with the files beside it, and go on with a copy or a new one; \
+                 `sqlite3 FILE .recover` gets out of it what can be read",
+            ),
+            StorageError::Open { .. } => {
+                Some("make the path usable for this user, or give another state file")
+            }
+            StorageError::Statement { .. } | StorageError::Closed { .. } => None,
         }
     }
+}
+
+/// Whether a row did not hold what the tables of this program hold.
+fn is_about_content(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    matches!(
+        error,
+        Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::Utf8Error(..)
+            | Error::QueryReturnedNoRows
+            // A table or a column is missing that its format has.
+            | Error::SqlInputError { .. }
+    )
 }

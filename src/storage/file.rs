@@ -92,14 +92,30 @@ pub(super) fn create_private_directory(path: &Path) -> Result<(), StorageError> 
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|error| StorageError::open(path, &error))
+    builder.create(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => StorageError::open(path, &"it is no directory"),
+        _ => StorageError::open(path, &error),
+    })
+}
+
+/// Why SQLite could not open the file, in the words of the operating system where it has some.
+fn opening_fault(path: &Path, error: &rusqlite::Error) -> StorageError {
+    let cause = match StorageError::from_sqlite(path, error) {
+        StorageError::Failed { cause, .. } => cause,
+        other => return other,
+    };
+    if path.is_dir() {
+        return StorageError::open(path, &"it is a directory");
+    }
+    // Not before SQLite has failed: closing the file takes away the locks that SQLite has on it.
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Err(reason) => StorageError::open(path, &reason),
+        Ok(_) => StorageError::open(path, &cause),
+    }
 }
 
 fn connect(path: &Path, options: Options) -> Result<Connection, StorageError> {
-    let sql = |error: rusqlite::Error| match StorageError::from_sqlite(path, &error) {
-        StorageError::Failed { path, cause } => StorageError::Open { path, cause },
-        other => other,
-    };
+    let sql = |error: rusqlite::Error| opening_fault(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(sql)?;
     connection.busy_timeout(options.timeout).map_err(sql)?;
@@ -164,7 +180,7 @@ impl StateFile {
         create_private(&path)?;
         let opening = lock_opening(&path, options.timeout)?;
         let mut connection = connect(&path, options)?;
-        let sql = |error: rusqlite::Error| StorageError::from_sqlite(&path, &error);
+        let sql = |error: rusqlite::Error| opening_fault(&path, &error);
         let mode: String =
             connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(sql)?;
         if mode != "wal" {

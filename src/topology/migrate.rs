@@ -651,6 +651,7 @@ impl Run<'_> {
                         flight[index].2 = true;
                     }
                 }
+                Event::Outcome(_, Outcome::Failed(error)) => return Err((*error).into()),
                 Event::Outcome(_, outcome) => {
                     return Err(self.refused(
                         format!("a copy was not accepted on its way from `{from}` through `{via}`: {outcome:?}"),

@@ -314,7 +314,23 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::message::{Message, arbitrary};
+
+    proptest! {
+        #[test]
+        fn any_envelope_comes_back_as_it_went_in(message in arbitrary::message()) {
+            let envelope = Envelope { properties: message.properties, ..Envelope::default() };
+            let back = Envelope::decode(&envelope.encode());
+            let with = |envelope: Envelope| Message {
+                properties: envelope.properties,
+                body: Vec::new(),
+            };
+            prop_assert!(back.is_ok_and(|back| arbitrary::same(&with(back), &with(envelope))));
+        }
+    }
 
     #[test]
     fn an_envelope_comes_back_as_it_went_in() {

@@ -12,10 +12,10 @@ use crate::broker::definition::QueueType;
 use crate::broker::error::{BrokerError, ErrorKind};
 use crate::broker::port::{Consumer, ConsumerOptions, Delivery, DeliveryTag, Settled, Settlement};
 use crate::message::{FieldValue, Message};
-use crate::storage::Durability;
+use crate::storage::{Durability, StorageError};
 
 use super::codec::Envelope;
-use super::engine::{BUFFERED_MAX, NewConsumer, Parcel, Request, show_count};
+use super::engine::{BUFFERED_MAX, NewConsumer, Parcel, Request, show_count, storage_error};
 use super::shared::Shared;
 
 /// See [`Consumer`].
@@ -30,7 +30,7 @@ pub(super) struct EmbeddedConsumer {
     /// Taken by the caller and not settled.
     unsettled: BTreeSet<u64>,
     /// Why the broker has ended it.
-    ended: Option<(ErrorKind, String)>,
+    ended: Option<BrokerError>,
     closed: bool,
 }
 
@@ -90,7 +90,7 @@ impl EmbeddedConsumer {
 
     fn end_error(&self) -> BrokerError {
         match &self.ended {
-            Some((kind, cause)) => BrokerError::new(*kind, self.attempted(), cause.clone()),
+            Some(error) => BrokerError { attempted: self.attempted(), ..error.clone() },
             None => super::closed(&self.attempted()),
         }
     }
@@ -99,7 +99,7 @@ impl EmbeddedConsumer {
         let parcel = match parcel {
             Ok(parcel) => parcel,
             Err(error) => {
-                self.ended = Some((error.kind, error.cause.clone()));
+                self.ended = Some(error.clone());
                 self.unsettled.clear();
                 return Err(self.end_error());
             }
@@ -111,11 +111,9 @@ impl EmbeddedConsumer {
             self.shared.submit(Request::Tick);
         }
         let damaged = |what: &str| {
-            BrokerError::new(
-                ErrorKind::Storage,
-                format!("consume from queue `{}`", self.queue),
-                format!("a message in the state file is damaged: {what}"),
-            )
+            let path = self.shared.file.path().to_owned();
+            let cause = format!("the {what} of a message cannot be read");
+            storage_error(&self.attempted(), &StorageError::Damaged { path, cause })
         };
         let mut envelope = Envelope::decode(&parcel.envelope).map_err(|_| damaged("envelope"))?;
         show_count(&mut envelope, parcel.count);
@@ -147,8 +145,9 @@ impl Consumer for EmbeddedConsumer {
             Some(parcel) => self.unpack(parcel),
             None => {
                 // The engine let go of it: the broker was closed.
-                self.ended = Some((
+                self.ended = Some(BrokerError::new(
                     ErrorKind::ConsumerCancelled,
+                    self.attempted(),
                     "the embedded broker was closed".to_owned(),
                 ));
                 Err(self.end_error())
@@ -200,7 +199,7 @@ impl Consumer for EmbeddedConsumer {
             // What ended it is on its way.
             return match self.parcels.recv().await {
                 Some(Err(error)) => {
-                    self.ended = Some((error.kind, error.cause.clone()));
+                    self.ended = Some(error.clone());
                     Err(error)
                 }
                 _ => Err(super::closed(&attempted)),

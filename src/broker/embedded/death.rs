@@ -5,6 +5,7 @@ use crate::broker::version::Capabilities;
 use crate::message::{FieldTable, FieldValue};
 
 use super::codec::Envelope;
+use super::mark::Mark;
 
 /// Why a message left its queue without being acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,34 +53,57 @@ fn texts(headers: Option<&FieldTable>, name: &str) -> Vec<String> {
     }
 }
 
-/// Writes the death into the envelope, which is then addressed to the dead-letter exchange. Returns
-/// the keys beside the first by which it is routed. `died_before` says whether an `x-death` in the
-/// headers is the broker's own rather than the publisher's.
+/// How a dead message goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Burial {
+    /// The keys beside the first by which it is routed.
+    pub(super) copies: Vec<String>,
+    /// Whether `CC` and `BCC` are no keys any more, whatever the headers say.
+    pub(super) keys_spent: bool,
+}
+
+/// The keys that a death shows: 4.0 leaves out as many as `BCC` has, the first that are equal.
+fn shown_keys(envelope: &Envelope, copies: &[String], leaves_out: bool) -> FieldValue {
+    let mut keys: Vec<&String> = std::iter::once(&envelope.routing_key).chain(copies).collect();
+    for hidden in envelope.hidden_keys.iter().filter(|_| leaves_out) {
+        if let Some(index) = keys.iter().position(|key| *key == hidden) {
+            keys.remove(index);
+        }
+    }
+    FieldValue::Array(keys.into_iter().map(|key| FieldValue::from(key.as_str())).collect())
+}
+
+/// Writes the death into the envelope, which is then addressed to the dead-letter exchange. `mark`
+/// says whether an `x-death` in the headers is the broker's own rather than the publisher's, and
+/// whether the keys in the headers are spent.
 pub(super) fn bury(
     envelope: &mut Envelope,
     death: Death<'_>,
-    died_before: bool,
+    mark: Mark,
     capabilities: Capabilities,
-) -> Vec<String> {
+) -> Burial {
     let counts_in_properties = !capabilities.honours_published_x_death;
     let cc = texts(envelope.properties.headers.as_ref(), "CC");
-    let shown_keys: Vec<FieldValue> = std::iter::once(&envelope.routing_key)
-        .chain(&cc)
-        .map(|key| FieldValue::from(key.as_str()))
-        .collect();
+    let mut copies = if mark.keys_are_spent() {
+        Vec::new()
+    } else {
+        cc.iter().chain(&envelope.hidden_keys).cloned().collect()
+    };
+    let shown = if counts_in_properties { &copies } else { &cc };
+    let shown_keys = shown_keys(envelope, shown, counts_in_properties);
     let mut entry = FieldTable::new()
         .with("count", 1)
         .with("reason", death.reason.as_str())
         .with("queue", death.queue)
         .with("time", FieldValue::Timestamp(death.time_s))
         .with("exchange", envelope.exchange.as_str())
-        .with("routing-keys", FieldValue::Array(shown_keys));
+        .with("routing-keys", shown_keys);
     if let Some(expiration) = envelope.properties.expiration.take() {
         entry.insert("original-expiration", expiration);
     }
     let from = envelope.exchange.clone();
     let headers = envelope.properties.headers_mut();
-    if counts_in_properties && !died_before {
+    if counts_in_properties && !mark.has_died() {
         // What the publisher wrote there is not a history.
         for name in
             ["x-death", "x-first-death-queue", "x-first-death-reason", "x-first-death-exchange"]
@@ -95,7 +119,11 @@ pub(super) fn bury(
         _ => false,
     };
     let (first, entries) = match headers.remove("x-death") {
-        Some(FieldValue::Array(entries)) => {
+        Some(FieldValue::Array(mut entries)) => {
+            if !counts_in_properties {
+                // Before 4.0 every death turns the earlier ones around.
+                entries.reverse();
+            }
             let (mut known, mut others): (Vec<_>, Vec<_>) = entries.into_iter().partition(same);
             if let Some(FieldValue::Table(known)) = known.first_mut() {
                 let count = known.get("count").and_then(FieldValue::as_i64).unwrap_or(0);
@@ -121,17 +149,16 @@ pub(super) fn bury(
         note("x-last-death");
     }
     envelope.exchange = death.exchange.to_owned();
-    match death.routing_key {
-        Some(key) => {
-            envelope.routing_key = key.to_owned();
+    if let Some(key) = death.routing_key {
+        envelope.routing_key = key.to_owned();
+        copies.clear();
+        if !counts_in_properties {
             envelope.hidden_keys.clear();
-            if !counts_in_properties {
-                envelope.properties.headers_mut().remove("CC");
-            }
-            Vec::new()
+            envelope.properties.headers_mut().remove("CC");
         }
-        None => cc.into_iter().chain(envelope.hidden_keys.iter().cloned()).collect(),
     }
+    let keys_spent = mark.keys_are_spent() || death.routing_key.is_some();
+    Burial { copies, keys_spent }
 }
 
 /// Whether a message that died without being rejected has been in `target` before and has not been
@@ -161,6 +188,9 @@ mod tests {
     const V3: Capabilities = Capabilities::of(Version::new(3, 10, 8));
     const V4: Capabilities = Capabilities::of(Version::new(4, 0, 5));
 
+    const NEW: Mark = Mark::from_stored(0);
+    const DEAD: Mark = NEW.dead(false);
+
     fn death(queue: &str, reason: Reason) -> Death<'_> {
         Death { queue, reason, time_s: 7, exchange: "dlx", routing_key: None }
     }
@@ -180,8 +210,8 @@ mod tests {
         let mut envelope =
             Envelope { exchange: "x".into(), routing_key: "k".into(), ..Envelope::default() };
         envelope.properties.expiration = Some("500".into());
-        let copies = bury(&mut envelope, death("q", Reason::Expired), false, V4);
-        assert!(copies.is_empty());
+        let copies = bury(&mut envelope, death("q", Reason::Expired), NEW, V4);
+        assert_eq!(copies, Burial { copies: vec![], keys_spent: false });
         let entry = first_entry(&envelope);
         assert_eq!(entry.get("count"), Some(&FieldValue::Int64(1)));
         assert_eq!(entry.get("time"), Some(&FieldValue::Timestamp(7)));
@@ -198,14 +228,32 @@ mod tests {
     fn the_same_death_again_counts_and_comes_first() {
         for (version, last) in [(V3, false), (V4, true)] {
             let mut envelope = Envelope::default();
-            bury(&mut envelope, death("q", Reason::Rejected), false, version);
-            bury(&mut envelope, death("r", Reason::Expired), true, version);
-            bury(&mut envelope, death("q", Reason::Rejected), true, version);
+            bury(&mut envelope, death("q", Reason::Rejected), NEW, version);
+            bury(&mut envelope, death("r", Reason::Expired), DEAD, version);
+            bury(&mut envelope, death("q", Reason::Rejected), DEAD, version);
             let entry = first_entry(&envelope);
             assert_eq!(text(&entry, "queue"), Some("q"));
             assert_eq!(entry.get("count"), Some(&FieldValue::Int64(2)));
             assert_eq!(envelope.properties.header("x-first-death-queue"), Some(&"q".into()));
             assert_eq!(envelope.properties.header("x-last-death-queue").is_some(), last);
+        }
+    }
+
+    #[test]
+    fn before_4_every_death_turns_the_earlier_ones_around() {
+        for (version, order) in [(V3, ["d", "b", "a", "c"]), (V4, ["d", "c", "b", "a"])] {
+            let mut envelope = Envelope::default();
+            for (queue, mark) in [("a", NEW), ("b", DEAD), ("c", DEAD), ("d", DEAD)] {
+                bury(&mut envelope, death(queue, Reason::Expired), mark, version);
+            }
+            let Some(FieldValue::Array(entries)) = envelope.properties.header("x-death") else {
+                panic!("no x-death");
+            };
+            let queues = entries.iter().map(|entry| match entry {
+                FieldValue::Table(entry) => text(entry, "queue").unwrap(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(queues.collect::<Vec<_>>(), order);
         }
     }
 
@@ -221,14 +269,14 @@ mod tests {
                     .with("x-death", forged.clone())
                     .with("x-first-death-queue", "forged"),
             );
-            bury(&mut envelope, death("q", Reason::Rejected), false, version);
+            bury(&mut envelope, death("q", Reason::Rejected), NEW, version);
             assert_eq!(first_entry(&envelope).get("count"), Some(&FieldValue::Int64(count)));
             assert_eq!(envelope.properties.header("x-first-death-queue"), Some(&first.into()));
         }
         for (version, first) in [(V3, None), (V4, Some(FieldValue::from("q")))] {
             let mut envelope = Envelope::default();
             envelope.properties.headers = Some(FieldTable::new().with("x-death", "garbage"));
-            bury(&mut envelope, death("q", Reason::Rejected), false, version);
+            bury(&mut envelope, death("q", Reason::Rejected), NEW, version);
             assert_eq!(envelope.properties.header("x-first-death-queue"), first.as_ref());
         }
     }
@@ -241,26 +289,74 @@ mod tests {
             envelope.properties.headers = Some(headers.clone());
             let mut again = envelope.clone();
             assert_eq!(
-                bury(&mut envelope, death("q", Reason::Rejected), false, version),
-                ["c", "b"]
+                bury(&mut envelope, death("q", Reason::Rejected), NEW, version),
+                Burial { copies: vec!["c".into(), "b".into()], keys_spent: false }
             );
             assert!(envelope.properties.header("CC").is_some());
             let named = Death { routing_key: Some("dead"), ..death("q", Reason::Rejected) };
-            assert!(bury(&mut again, named, false, version).is_empty());
+            assert_eq!(
+                bury(&mut again, named, NEW, version),
+                Burial { copies: vec![], keys_spent: true }
+            );
             assert_eq!(again.routing_key, "dead");
             assert_eq!(again.properties.header("CC").is_some(), kept);
         }
     }
 
+    fn keys_of(entry: &FieldTable) -> Vec<&str> {
+        match entry.get("routing-keys") {
+            Some(FieldValue::Array(keys)) => keys.iter().filter_map(FieldValue::as_text).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn with_keys(key: &str, cc: &[&str], bcc: &[&str]) -> Envelope {
+        let copies = cc.iter().map(|key| FieldValue::from(*key)).collect();
+        let mut envelope = Envelope {
+            routing_key: key.into(),
+            hidden_keys: bcc.iter().map(|key| (*key).to_owned()).collect(),
+            ..Envelope::default()
+        };
+        envelope.properties.headers = Some(FieldTable::new().with("CC", FieldValue::Array(copies)));
+        envelope
+    }
+
+    #[test]
+    fn keys_that_a_queue_has_replaced_are_spent_for_good() {
+        for version in [V3, V4] {
+            let mut envelope = with_keys("q0", &["c"], &["b"]);
+            let named = Death { routing_key: Some("q1"), ..death("q0", Reason::Rejected) };
+            let burial = bury(&mut envelope, named, NEW, version);
+            assert_eq!(keys_of(&first_entry(&envelope)), ["q0", "c"]);
+            let mark = NEW.dead(burial.keys_spent);
+            let burial = bury(&mut envelope, death("q1", Reason::Rejected), mark, version);
+            assert_eq!(burial, Burial { copies: vec![], keys_spent: true });
+            assert_eq!(keys_of(&first_entry(&envelope)), ["q1"]);
+        }
+    }
+
+    #[test]
+    fn hidden_keys_are_taken_from_those_shown_one_for_one() {
+        // As measured on 4.0.5.
+        let mut envelope = with_keys("q0", &["c", "q1"], &["q0"]);
+        bury(&mut envelope, death("q0", Reason::Rejected), NEW, V4);
+        assert_eq!(keys_of(&first_entry(&envelope)), ["c", "q1", "q0"]);
+        let mut envelope = with_keys("q0", &["c"], &["q1"]);
+        let named = Death { routing_key: Some("q1"), ..death("q0", Reason::Rejected) };
+        let burial = bury(&mut envelope, named, NEW, V4);
+        bury(&mut envelope, death("q1", Reason::Rejected), NEW.dead(burial.keys_spent), V4);
+        assert!(keys_of(&first_entry(&envelope)).is_empty());
+    }
+
     #[test]
     fn a_cycle_needs_a_rejection_to_go_on() {
         let mut envelope = Envelope::default();
-        bury(&mut envelope, death("a", Reason::Expired), false, V4);
-        bury(&mut envelope, death("b", Reason::MaxLength), true, V4);
+        bury(&mut envelope, death("a", Reason::Expired), NEW, V4);
+        bury(&mut envelope, death("b", Reason::MaxLength), DEAD, V4);
         assert!(is_cycle(envelope.properties.headers.as_ref(), "a"));
         assert!(is_cycle(envelope.properties.headers.as_ref(), "b"));
         assert!(!is_cycle(envelope.properties.headers.as_ref(), "c"));
-        bury(&mut envelope, death("c", Reason::Rejected), true, V4);
+        bury(&mut envelope, death("c", Reason::Rejected), DEAD, V4);
         assert!(!is_cycle(envelope.properties.headers.as_ref(), "a"));
     }
 }

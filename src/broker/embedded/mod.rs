@@ -16,10 +16,10 @@
 //!   is confirmed before it is on the disk.
 //! - What the time does (TTL, expiry) is seen at the next request, but as if it had happened when it
 //!   was due.
+//! - On equal terms, in equal order: where RabbitMQ decides one way in one run and another way in the
+//!   next (what two queues do at the same moment), it always decides the same way.
 //! - Limits of quorum queues are kept exactly as their leader would with one message at a time, and
 //!   consumer priorities count within one process.
-//! - Like 4.0, it keeps the `CC` of a message that died in a queue with a dead-letter routing key, but
-//!   takes it for a key again at the next death; 4.0 does not.
 
 mod codec;
 mod consumer;
@@ -27,6 +27,7 @@ mod death;
 mod declare;
 mod engine;
 mod lock;
+mod mark;
 mod publisher;
 mod shared;
 mod store;
@@ -302,6 +303,9 @@ fn storage_fault(file: &StateFile, fault: Fault) -> StorageError {
     match fault {
         Fault::Storage(error) => error,
         Fault::Sql(error) => file.fault(&error),
+        Fault::Damaged(cause) => {
+            StorageError::Damaged { path: file.path().to_owned(), cause: cause.to_owned() }
+        }
         Fault::Broker(error) => {
             StorageError::Statement { path: file.path().to_owned(), cause: error.to_string() }
         }

@@ -1,7 +1,7 @@
 //! The way in: checks a message as RabbitMQ's channel would, packs it, and waits for its outcome.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -28,6 +28,7 @@ pub(super) struct EmbeddedPublisher {
     waiting: VecDeque<(Ticket, Instant, bool)>,
     open: usize,
     kept: VecDeque<(Ticket, Outcome)>,
+    failed: Arc<OnceLock<BrokerError>>,
     outcomes: UnboundedReceiver<(Ticket, Outcome)>,
     reply: UnboundedSender<(Ticket, Outcome)>,
 }
@@ -47,6 +48,7 @@ impl EmbeddedPublisher {
             waiting: VecDeque::new(),
             open: 0,
             kept: VecDeque::new(),
+            failed: Arc::default(),
             outcomes,
             reply,
         }
@@ -157,6 +159,7 @@ impl EmbeddedPublisher {
             ttl_ms,
             persistent,
             ticket: Ticket(self.next),
+            failed: Arc::clone(&self.failed),
             reply: self.reply.clone(),
             outcome: None,
         })
@@ -196,6 +199,9 @@ impl Publisher for EmbeddedPublisher {
         }
         if let Some(error) = self.shared.broken() {
             return Err(storage_error("publish", error));
+        }
+        if let Some(error) = self.failed.get() {
+            return Err(error.clone());
         }
         let publication = self.pack(publish)?;
         let ticket = publication.ticket;

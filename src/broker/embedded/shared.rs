@@ -251,10 +251,13 @@ impl Job for Batch {
 
     fn done(mut self: Box<Self>, result: Result<(), StorageError>) {
         // A writer that has given up looks at no batch any more; whoever waits is told all the same.
-        if !self.is_prepared {
+        let attempted = self.is_prepared;
+        if !attempted {
             self.prepare();
         }
-        if let Err(error @ (StorageError::Failed { .. } | StorageError::Newer { .. })) = &result {
+        if let Err(error) = &result
+            && error.is_fatal()
+        {
             let _ = self.shared.broken.set(error.clone());
         }
         let waiting = {
@@ -277,8 +280,11 @@ impl Job for Batch {
                     let outcome = match (&result, publication.outcome) {
                         (Ok(()), Some(outcome)) => outcome,
                         (Ok(()), None) => Outcome::Unknown { why: "it was not looked at".into() },
-                        (Err(error), _) => lost(error),
+                        (Err(error), _) => lost(error, attempted),
                     };
+                    if let Outcome::Failed(error) = &outcome {
+                        let _ = publication.failed.set((**error).clone());
+                    }
                     let _ = publication.reply.send((publication.ticket, outcome));
                 }
                 Request::Call(_, call) => call.done(result.clone()),
@@ -294,12 +300,13 @@ impl Job for Batch {
 }
 
 /// What became of a message whose batch failed.
-fn lost(error: &StorageError) -> Outcome {
+fn lost(error: &StorageError, attempted: bool) -> Outcome {
     match error {
         // The whole transaction was undone: the message is certainly not there.
         StorageError::Full { .. } | StorageError::Busy { .. } | StorageError::Newer { .. } => {
-            Outcome::Returned { code: 506, text: format!("RESOURCE_ERROR - {error}") }
+            Outcome::Failed(Box::new(storage_error("publish", error)))
         }
+        _ if !attempted => Outcome::Failed(Box::new(storage_error("publish", error))),
         _ => Outcome::Unknown { why: error.to_string() },
     }
 }

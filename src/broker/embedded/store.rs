@@ -9,10 +9,13 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use crate::storage::{Room, rusqlite};
 
+use super::mark::Mark;
+
 /// What the embedded broker keeps in a state file.
 pub const ROOM: Room = Room {
     name: "broker",
-    migrations: &["
+    migrations: &[
+        "
 CREATE TABLE broker_vhost(
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -110,7 +113,11 @@ CREATE TABLE broker_lock(
     since INTEGER NOT NULL,
     PRIMARY KEY(vhost, name)
 ) STRICT, WITHOUT ROWID;
-"],
+",
+        // A mark that said `one failure` became a counter; a program that knows only the mark would
+        // take that counter for returns and drop messages over their limit.
+        "UPDATE broker_message SET state = (state & ~8) | (1 << 32) WHERE state & 8;",
+    ],
 };
 
 /// Bits of a row id that count positions within a lane.
@@ -128,125 +135,124 @@ pub(super) const fn lane_of(row: i64) -> i64 {
     row >> POSITION_BITS
 }
 
+/// The position within its lane.
+pub(super) const fn position_of(row: i64) -> i64 {
+    row & POSITION_MAX
+}
+
 pub(super) const fn lane_end(lane: i64) -> i64 {
     row_id(lane, POSITION_MAX)
 }
 
-pub(super) struct VhostRow {
-    pub(super) id: i64,
-    pub(super) default_queue_type: Option<String>,
-    pub(super) topology: i64,
-    pub(super) policies: i64,
+/// A row that is read as a whole, by the columns that its fields are named after.
+trait Stored: Sized {
+    const COLUMNS: &'static str;
+    fn read(row: &Row<'_>) -> Result<Self>;
 }
 
-pub(super) struct ExchangeRow {
-    pub(super) name: String,
-    pub(super) kind: String,
-    pub(super) durable: bool,
-    pub(super) auto_delete: bool,
-    pub(super) internal: bool,
-    pub(super) arguments: Vec<u8>,
+/// Declares rows: each field with its type and the column that it is read from.
+macro_rules! rows {
+    ($($name:ident { $first:ident: $first_type:ty = $first_column:literal
+        $(, $field:ident: $type:ty = $column:literal)* $(,)? })*) => {$(
+        pub(super) struct $name {
+            pub(super) $first: $first_type,
+            $(pub(super) $field: $type,)*
+        }
+
+        impl Stored for $name {
+            const COLUMNS: &'static str = concat!($first_column $(, ", ", $column)*);
+
+            fn read(row: &Row<'_>) -> Result<Self> {
+                Ok($name { $first: row.get($first_column)?, $($field: row.get($column)?,)* })
+            }
+        }
+    )*};
 }
 
-pub(super) struct QueueRow {
-    pub(super) id: i64,
-    pub(super) name: String,
-    pub(super) queue_type: String,
-    pub(super) durable: bool,
-    pub(super) auto_delete: bool,
-    pub(super) owner: Option<i64>,
-    pub(super) arguments: Vec<u8>,
+rows! {
+    VhostRow {
+        id: i64 = "id",
+        default_queue_type: Option<String> = "default_queue_type",
+        topology: i64 = "topology",
+        policies: i64 = "policies",
+    }
+    ExchangeRow {
+        name: String = "name",
+        kind: String = "kind",
+        durable: bool = "durable",
+        auto_delete: bool = "auto_delete",
+        internal: bool = "internal",
+        arguments: Vec<u8> = "arguments",
+    }
+    QueueRow {
+        id: i64 = "id",
+        name: String = "name",
+        queue_type: String = "type",
+        durable: bool = "durable",
+        auto_delete: bool = "auto_delete",
+        owner: Option<i64> = "owner",
+        arguments: Vec<u8> = "arguments",
+    }
+    ClockRow {
+        due_at: Option<i64> = "due_at",
+        may_expire: bool = "may_expire",
+        unused_since: i64 = "unused_since",
+        turn: i64 = "turn",
+    }
+    LaneRow {
+        id: i64 = "id",
+        rank: i64 = "rank",
+        next: i64 = "next",
+        ready: i64 = "ready",
+        unacked: i64 = "unacked",
+        bytes: i64 = "bytes",
+    }
+    BindingRow {
+        source: String = "source",
+        to_queue: bool = "to_queue",
+        destination: String = "destination",
+        key: String = "key",
+        arguments: Vec<u8> = "arguments",
+    }
+    PolicyRow {
+        operator: bool = "operator",
+        name: String = "name",
+        pattern: String = "pattern",
+        apply_to: String = "apply_to",
+        priority: i64 = "priority",
+        definition: String = "definition",
+    }
+    LeaseRow {
+        first: i64 = "first",
+        last: i64 = "last",
+        consumer: i64 = "consumer",
+    }
+    LockRow {
+        token: i64 = "token",
+        session: i64 = "session",
+        who: String = "who",
+        since: i64 = "since",
+    }
 }
 
-pub(super) struct ClockRow {
-    pub(super) due_at: Option<i64>,
-    pub(super) may_expire: bool,
-    pub(super) unused_since: i64,
-    pub(super) turn: i64,
-}
-
-pub(super) struct LaneRow {
-    pub(super) id: i64,
-    pub(super) rank: i64,
-    pub(super) next: i64,
-    pub(super) ready: i64,
-    pub(super) unacked: i64,
-    pub(super) bytes: i64,
-}
-
-#[derive(Clone)]
-pub(super) struct BindingRow {
-    pub(super) source: String,
-    pub(super) to_queue: bool,
-    pub(super) destination: String,
-    pub(super) key: String,
-    pub(super) arguments: Vec<u8>,
-}
-
-pub(super) struct PolicyRow {
-    pub(super) operator: bool,
-    pub(super) name: String,
-    pub(super) pattern: String,
-    pub(super) apply_to: String,
-    pub(super) priority: i64,
-    pub(super) definition: String,
-}
-
+/// Read by position: most of what is read from the file are these.
 pub(super) struct MessageRow {
     pub(super) id: i64,
     pub(super) expires_at: Option<i64>,
-    pub(super) state: i64,
+    pub(super) mark: Mark,
     pub(super) envelope: Vec<u8>,
     pub(super) body: Vec<u8>,
-}
-
-pub(super) struct LeaseRow {
-    pub(super) first: i64,
-    pub(super) last: i64,
-    pub(super) consumer: i64,
-}
-
-pub(super) struct LockRow {
-    pub(super) token: i64,
-    pub(super) session: i64,
-    pub(super) who: String,
-    pub(super) since: i64,
-}
-
-fn exchange_row(row: &Row<'_>) -> Result<ExchangeRow> {
-    Ok(ExchangeRow {
-        name: row.get(0)?,
-        kind: row.get(1)?,
-        durable: row.get(2)?,
-        auto_delete: row.get(3)?,
-        internal: row.get(4)?,
-        arguments: row.get(5)?,
-    })
-}
-
-fn queue_row(row: &Row<'_>) -> Result<QueueRow> {
-    Ok(QueueRow {
-        id: row.get(0)?,
-        name: row.get(1)?,
-        queue_type: row.get(2)?,
-        durable: row.get(3)?,
-        auto_delete: row.get(4)?,
-        owner: row.get(5)?,
-        arguments: row.get(6)?,
-    })
 }
 
 fn message_row(row: &Row<'_>) -> Result<MessageRow> {
     Ok(MessageRow {
         id: row.get(0)?,
         expires_at: row.get(1)?,
-        state: row.get(2)?,
+        mark: Mark::from_stored(row.get(2)?),
         envelope: row.get(3)?,
         body: row.get(4)?,
     })
 }
-
-const QUEUE_COLUMNS: &str = "id, name, type, durable, auto_delete, owner, arguments";
 
 /// The statements, on a connection within a transaction.
 #[derive(Clone, Copy)]
@@ -271,6 +277,16 @@ impl Store<'_> {
         self.0.prepare_cached(sql)?.query_row(parameters, read).optional()
     }
 
+    /// The rows of `table` for which `rest` of the statement holds.
+    fn select<T: Stored>(
+        self,
+        table: &str,
+        rest: &str,
+        parameters: impl rusqlite::Params,
+    ) -> Result<Vec<T>> {
+        self.all(&format!("SELECT {} FROM {table} {rest}", T::COLUMNS), parameters, T::read)
+    }
+
     fn run(self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize> {
         self.0.prepare_cached(sql)?.execute(parameters)
     }
@@ -290,18 +306,7 @@ impl Store<'_> {
     // --- vhosts ---
 
     pub(super) fn vhost(self, name: &str) -> Result<Option<VhostRow>> {
-        self.one(
-            "SELECT id, default_queue_type, topology, policies FROM broker_vhost WHERE name = ?",
-            [name],
-            |row| {
-                Ok(VhostRow {
-                    id: row.get(0)?,
-                    default_queue_type: row.get(1)?,
-                    topology: row.get(2)?,
-                    policies: row.get(3)?,
-                })
-            },
-        )
+        Ok(self.select("broker_vhost", "WHERE name = ?", [name])?.pop())
     }
 
     pub(super) fn insert_vhost(self, name: &str) -> Result<i64> {
@@ -351,21 +356,12 @@ impl Store<'_> {
     // --- exchanges ---
 
     pub(super) fn exchanges(self, vhost: i64) -> Result<Vec<ExchangeRow>> {
-        self.all(
-            "SELECT name, kind, durable, auto_delete, internal, arguments FROM broker_exchange
-             WHERE vhost = ? ORDER BY name",
-            [vhost],
-            exchange_row,
-        )
+        self.select("broker_exchange", "WHERE vhost = ? ORDER BY name", [vhost])
     }
 
     pub(super) fn exchange(self, vhost: i64, name: &str) -> Result<Option<ExchangeRow>> {
-        self.one(
-            "SELECT name, kind, durable, auto_delete, internal, arguments FROM broker_exchange
-             WHERE vhost = ? AND name = ?",
-            params![vhost, name],
-            exchange_row,
-        )
+        let rest = "WHERE vhost = ? AND name = ?";
+        Ok(self.select("broker_exchange", rest, params![vhost, name])?.pop())
     }
 
     pub(super) fn insert_exchange(self, vhost: i64, exchange: &ExchangeRow) -> Result<()> {
@@ -393,11 +389,7 @@ impl Store<'_> {
     // --- queues ---
 
     pub(super) fn queues(self, vhost: i64) -> Result<Vec<QueueRow>> {
-        self.all(
-            &format!("SELECT {QUEUE_COLUMNS} FROM broker_queue WHERE vhost = ? ORDER BY name"),
-            [vhost],
-            queue_row,
-        )
+        self.select("broker_queue", "WHERE vhost = ? ORDER BY name", [vhost])
     }
 
     pub(super) fn queue_names(self, vhost: i64) -> Result<Vec<(i64, String)>> {
@@ -413,15 +405,12 @@ impl Store<'_> {
     }
 
     pub(super) fn queue(self, id: i64) -> Result<Option<QueueRow>> {
-        self.one(&format!("SELECT {QUEUE_COLUMNS} FROM broker_queue WHERE id = ?"), [id], queue_row)
+        Ok(self.select("broker_queue", "WHERE id = ?", [id])?.pop())
     }
 
     pub(super) fn queue_named(self, vhost: i64, name: &str) -> Result<Option<QueueRow>> {
-        self.one(
-            &format!("SELECT {QUEUE_COLUMNS} FROM broker_queue WHERE vhost = ? AND name = ?"),
-            params![vhost, name],
-            queue_row,
-        )
+        let rest = "WHERE vhost = ? AND name = ?";
+        Ok(self.select("broker_queue", rest, params![vhost, name])?.pop())
     }
 
     pub(super) fn insert_queue(self, vhost: i64, queue: &QueueRow, now: i64) -> Result<i64> {
@@ -457,18 +446,7 @@ impl Store<'_> {
     }
 
     pub(super) fn clock(self, queue: i64) -> Result<Option<ClockRow>> {
-        self.one(
-            "SELECT due_at, may_expire, unused_since, turn FROM broker_queue WHERE id = ?",
-            [queue],
-            |row| {
-                Ok(ClockRow {
-                    due_at: row.get(0)?,
-                    may_expire: row.get(1)?,
-                    unused_since: row.get(2)?,
-                    turn: row.get(3)?,
-                })
-            },
-        )
+        Ok(self.select("broker_queue", "WHERE id = ?", [queue])?.pop())
     }
 
     pub(super) fn set_clock(self, queue: i64, clock: &ClockRow) -> Result<()> {
@@ -504,21 +482,7 @@ impl Store<'_> {
     // --- lanes ---
 
     pub(super) fn lanes(self, queue: i64) -> Result<Vec<LaneRow>> {
-        self.all(
-            "SELECT id, rank, next, ready, unacked, bytes FROM broker_lane WHERE queue = ?
-             ORDER BY rank",
-            [queue],
-            |row| {
-                Ok(LaneRow {
-                    id: row.get(0)?,
-                    rank: row.get(1)?,
-                    next: row.get(2)?,
-                    ready: row.get(3)?,
-                    unacked: row.get(4)?,
-                    bytes: row.get(5)?,
-                })
-            },
-        )
+        self.select("broker_lane", "WHERE queue = ? ORDER BY rank", [queue])
     }
 
     /// Takes the smallest free lane; `None` when there is none left.
@@ -558,20 +522,7 @@ impl Store<'_> {
     // --- bindings ---
 
     pub(super) fn bindings(self, vhost: i64) -> Result<Vec<BindingRow>> {
-        self.all(
-            "SELECT source, to_queue, destination, key, arguments FROM broker_binding
-             WHERE vhost = ? ORDER BY id",
-            [vhost],
-            |row| {
-                Ok(BindingRow {
-                    source: row.get(0)?,
-                    to_queue: row.get(1)?,
-                    destination: row.get(2)?,
-                    key: row.get(3)?,
-                    arguments: row.get(4)?,
-                })
-            },
-        )
+        self.select("broker_binding", "WHERE vhost = ? ORDER BY id", [vhost])
     }
 
     /// Whether it was not there.
@@ -644,21 +595,7 @@ impl Store<'_> {
     // --- policies ---
 
     pub(super) fn policies(self, vhost: i64) -> Result<Vec<PolicyRow>> {
-        self.all(
-            "SELECT operator, name, pattern, apply_to, priority, definition FROM broker_policy
-             WHERE vhost = ? ORDER BY operator, name",
-            [vhost],
-            |row| {
-                Ok(PolicyRow {
-                    operator: row.get(0)?,
-                    name: row.get(1)?,
-                    pattern: row.get(2)?,
-                    apply_to: row.get(3)?,
-                    priority: row.get(4)?,
-                    definition: row.get(5)?,
-                })
-            },
-        )
+        self.select("broker_policy", "WHERE vhost = ? ORDER BY operator, name", [vhost])
     }
 
     pub(super) fn put_policy(self, vhost: i64, policy: &PolicyRow) -> Result<()> {
@@ -691,13 +628,13 @@ impl Store<'_> {
         self,
         id: i64,
         expires_at: Option<i64>,
-        state: i64,
+        mark: Mark,
         envelope: &[u8],
         body: &[u8],
     ) -> Result<()> {
         self.run(
             "INSERT INTO broker_message VALUES(?, ?, ?, ?, ?)",
-            params![id, expires_at, state, envelope, body],
+            params![id, expires_at, mark.stored(), envelope, body],
         )?;
         Ok(())
     }
@@ -748,18 +685,18 @@ impl Store<'_> {
         )
     }
 
-    /// Id, state and size of the rows from `first` to `last`, in order, at most `count`.
+    /// Id, mark and size of the rows from `first` to `last`, in order, at most `count`.
     pub(super) fn outlines(
         self,
         first: i64,
         last: i64,
         count: i64,
-    ) -> Result<Vec<(i64, i64, i64)>> {
+    ) -> Result<Vec<(i64, Mark, i64)>> {
         self.all(
             "SELECT id, state, length(body) FROM broker_message WHERE id BETWEEN ? AND ?
              ORDER BY id LIMIT ?",
             [first, last, count],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            |row| Ok((row.get(0)?, Mark::from_stored(row.get(1)?), row.get(2)?)),
         )
     }
 
@@ -773,25 +710,24 @@ impl Store<'_> {
             .map(|rows| i64::try_from(rows).unwrap_or(i64::MAX))
     }
 
-    pub(super) fn set_message_state(self, id: i64, state: i64) -> Result<()> {
-        self.run("UPDATE broker_message SET state = ?2 WHERE id = ?1", [id, state])?;
+    pub(super) fn set_mark(self, id: i64, mark: Mark) -> Result<()> {
+        self.run("UPDATE broker_message SET state = ?2 WHERE id = ?1", [id, mark.stored()])?;
         Ok(())
     }
 
-    pub(super) fn move_message(self, id: i64, to: i64, state: i64) -> Result<()> {
-        self.run("UPDATE broker_message SET id = ?2, state = ?3 WHERE id = ?1", [id, to, state])?;
+    pub(super) fn move_message(self, id: i64, to: i64, mark: Mark) -> Result<()> {
+        self.run(
+            "UPDATE broker_message SET id = ?2, state = ?3 WHERE id = ?1",
+            [id, to, mark.stored()],
+        )?;
         Ok(())
     }
 
     // --- leases ---
 
     pub(super) fn leases(self, lane: i64) -> Result<Vec<LeaseRow>> {
-        self.all(
-            "SELECT first, last, consumer FROM broker_lease WHERE first BETWEEN ? AND ?
-             ORDER BY first",
-            [row_id(lane, 0), lane_end(lane)],
-            |row| Ok(LeaseRow { first: row.get(0)?, last: row.get(1)?, consumer: row.get(2)? }),
-        )
+        let rest = "WHERE first BETWEEN ? AND ? ORDER BY first";
+        self.select("broker_lease", rest, [row_id(lane, 0), lane_end(lane)])
     }
 
     pub(super) fn leases_of(self, consumer: i64) -> Result<Vec<(i64, i64)>> {
@@ -896,18 +832,8 @@ impl Store<'_> {
     }
 
     pub(super) fn lock(self, vhost: i64, name: &str) -> Result<Option<LockRow>> {
-        self.one(
-            "SELECT token, session, who, since FROM broker_lock WHERE vhost = ? AND name = ?",
-            params![vhost, name],
-            |row| {
-                Ok(LockRow {
-                    token: row.get(0)?,
-                    session: row.get(1)?,
-                    who: row.get(2)?,
-                    since: row.get(3)?,
-                })
-            },
-        )
+        let rest = "WHERE vhost = ? AND name = ?";
+        Ok(self.select("broker_lock", rest, params![vhost, name])?.pop())
     }
 
     pub(super) fn put_lock(self, vhost: i64, name: &str, lock: &LockRow) -> Result<()> {

@@ -13,8 +13,9 @@ use crate::broker::definition::{
     ApplyTo, BindingDefinition, Destination, ExchangeDefinition, ExchangeKind, PolicyDefinition,
     QueueDefinition,
 };
-use crate::broker::port::{Delivery, DeliveryTag, Outcome, Publish, Settled, Settlement};
+use crate::broker::port::{Delivery, DeliveryTag, Outcome, Publish, Settled, Settlement, Ticket};
 use crate::message::{FieldTable, FieldValue, Message, Properties};
+use crate::storage::rusqlite;
 
 const V3: Version = Version::new(3, 10, 8);
 const V4: Version = Version::new(4, 0, 5);
@@ -381,10 +382,89 @@ async fn a_message_out_of_lives_is_dead_lettered() {
     ))
     .await;
     b.publish("q", &["m"]).await;
-    assert_eq!(lives(&b, true).await.0, 2);
+    assert_eq!(lives(&b, false).await.0, 2);
     let dead = b.drain_deliveries("dead").await;
     assert_eq!(death(&dead[0]).get("reason"), Some(&"delivery_limit".into()));
     assert_eq!(dead[0].message.properties.header("x-delivery-count"), None);
+}
+
+/// What `x-delivery-count` says on the next `looks` deliveries, each settled in this way.
+async fn counts(b: &Bench, queue: &str, looks: usize, how: Option<Settlement>) -> Vec<i64> {
+    let mut seen = Vec::new();
+    for _ in 0..looks {
+        let mut consumer = b.consume(queue, 1).await;
+        let delivery = hold(&mut consumer, 1).await.remove(0);
+        let count = delivery.message.properties.header("x-delivery-count");
+        let count = count.and_then(FieldValue::as_i64).unwrap_or(0);
+        assert_eq!(delivery.redelivered, count > 0, "{queue}");
+        seen.push(count);
+        if let Some(how) = how {
+            // What it gives back must not come to it again.
+            b.broker.shared.tell(|engine, _| {
+                engine.take_no_more();
+                Ok(())
+            });
+            consumer.settle(delivery.tag, how).await.unwrap();
+        }
+        consumer.close().await.unwrap();
+    }
+    seen
+}
+
+#[tokio::test]
+async fn failures_go_along_from_quorum_queue_to_quorum_queue_on_4_0() {
+    use Settlement::{Reject, Requeue};
+    let chained = |queue: QueueDefinition, next: &str| {
+        let queue = with(queue, "x-dead-letter-exchange", "");
+        with(queue, "x-dead-letter-routing-key", next)
+    };
+    for (like, carries) in [(V3, 0), (V4, 1)] {
+        let first = async |limit: i64| {
+            let b = bench(like).await;
+            let queue = with(quorum("a"), "x-delivery-limit", limit);
+            b.declare(with(chained(queue, "b"), "x-message-ttl", 1000)).await;
+            b.declare(chained(quorum("b"), "c")).await;
+            b.declare(with(chained(classic("c"), "d"), "x-message-ttl", 10)).await;
+            b.declare(quorum("d")).await;
+            b.publish("a", &["m"]).await;
+            b
+        };
+        let b = first(9).await;
+        // Given back does not count, rejected does, and what lies between does not matter.
+        counts(&b, "a", 2, Some(Requeue)).await;
+        counts(&b, "a", 1, Some(Reject)).await;
+        assert_eq!(counts(&b, "b", 2, Some(Requeue)).await, [carries, 1]);
+        counts(&b, "b", 1, Some(Reject)).await;
+        b.wait(20).await;
+        assert_eq!(counts(&b, "d", 3, Some(Requeue)).await, [2 * carries, 1, 2]);
+        // Lost in a consumer's hands counts, also when another reason ends it.
+        let b = first(9).await;
+        counts(&b, "a", 3, None).await;
+        counts(&b, "a", 1, Some(Requeue)).await;
+        b.wait(2000).await;
+        assert_eq!(counts(&b, "b", 1, Some(Requeue)).await, [3 * carries]);
+        let b = first(2).await;
+        counts(&b, "a", 3, None).await;
+        assert_eq!(counts(&b, "b", 2, Some(Requeue)).await, [3 * carries, 1]);
+        let b = first(2).await;
+        counts(&b, "a", 3, Some(Requeue)).await;
+        assert_eq!(counts(&b, "b", 2, Some(Requeue)).await, [0, 1]);
+    }
+}
+
+#[tokio::test]
+async fn a_normal_message_has_its_turn_only_before_those_of_high_priority_that_came_later() {
+    let b = bench(V4).await;
+    b.declare(with(quorum("q"), "x-max-length", 4)).await;
+    // The third to go is at its turn and younger than the one of high priority beside it.
+    for (body, priority) in
+        [("1", 8), ("2", 8), ("3", 5), ("4", 5), ("5", 2), ("6", 2), ("7", 6), ("8", 6)]
+    {
+        let mut message = text(body);
+        message.properties.priority = Some(priority);
+        b.publish_to("", "q", message).await;
+    }
+    assert_eq!(b.drain("q").await, ["7", "5", "8", "6"]);
 }
 
 #[tokio::test]
@@ -473,6 +553,41 @@ async fn a_message_of_a_quorum_queue_expires_when_its_turn_comes_and_uses_it_up(
             b.publish_to("", "q", message(body, priority, None)).await;
         }
         assert_eq!(b.drain("q").await.concat(), expected, "{like}");
+    }
+}
+
+#[tokio::test]
+async fn a_classic_queue_does_not_see_the_expiry_of_a_message_that_overtakes() {
+    let message = |body: &str, priority: u8, expiration: Option<&str>| {
+        let mut message = text(body);
+        message.properties.priority = Some(priority);
+        message.properties.expiration = expiration.map(str::to_owned);
+        message
+    };
+    for like in BOTH {
+        let b = bench(like).await;
+        b.declare(with(classic("q"), "x-max-priority", 5)).await;
+        // It becomes the head unseen, and what the next look sees is the one behind it.
+        b.publish("q", &["n"]).await;
+        for (body, ttl) in [("0", "0"), ("1", "10"), ("2", "10")] {
+            b.publish_to("", "q", message(body, 5, Some(ttl))).await;
+        }
+        b.wait(100).await;
+        assert_eq!(b.depth("q").await, 4);
+        assert_eq!(b.drain("q").await, ["0", "n"]);
+        // A timer that runs already finds it.
+        b.publish_to("", "q", message("n", 0, Some("200"))).await;
+        b.publish_to("", "q", message("hi", 5, Some("50"))).await;
+        b.wait(100).await;
+        assert_eq!(b.depth("q").await, 2);
+        b.wait(150).await;
+        assert_eq!(b.depth("q").await, 0);
+        // Behind one that stays, nothing expires until its turn comes.
+        b.publish_to("", "q", message("hi", 5, None)).await;
+        b.publish_to("", "q", message("n", 0, Some("50"))).await;
+        b.wait(100).await;
+        assert_eq!(b.depth("q").await, 2);
+        assert_eq!(b.drain("q").await, ["hi"]);
     }
 }
 
@@ -1074,12 +1189,63 @@ async fn a_full_disk_gives_the_message_back_with_the_reason_and_harms_nothing() 
         }
     };
     match refused {
-        Outcome::Returned { code: 506, text } => assert!(text.contains("no space left"), "{text}"),
+        Outcome::Failed(error) => assert!(error.cause.contains("no space left"), "{error}"),
         other => panic!("{other:?}"),
     }
     assert!(kept > 5);
     assert_eq!(b.drain("q").await.len(), kept);
     assert_eq!(b.publish_to("", "q", large()).await, Outcome::Confirmed);
+}
+
+#[tokio::test]
+async fn no_message_of_a_publisher_overtakes_one_for_which_there_was_no_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = StateFile::open(
+        &directory.path().join("state.db"),
+        &[ROOM],
+        Options { max_pages: Some(100), ..Options::default() },
+    )
+    .unwrap();
+    let clock = Arc::new(FixedClock::at(Timestamp::from_unix_ms(1)));
+    let broker = EmbeddedBroker::on(file, options(V4), Arc::<FixedClock>::clone(&clock)).await;
+    let b = Bench { broker: broker.unwrap(), clock, directory };
+    b.declare(classic("q")).await;
+    // Small batches: one that has no room fails as a whole.
+    let options = PublisherOptions { window: 4, ..PublisherOptions::default() };
+    let mut publisher = b.broker.publisher(options).await.unwrap();
+    let mut taken = std::collections::BTreeMap::new();
+    let mut last = None;
+    let error = loop {
+        // Every other one is so small that it would still fit.
+        let n = last.map_or(0, |Ticket(n)| n + 1);
+        let body = vec![1; if n % 2 == 0 { 20_000 } else { 1 }];
+        let publish = Publish {
+            exchange: x(""),
+            routing_key: RoutingKey::new("q").unwrap(),
+            message: Message { body, ..text("") },
+        };
+        match publisher.send(publish).await {
+            Ok(ticket) => last = Some(ticket),
+            Err(error) => break error,
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(error.kind, ErrorKind::Storage);
+    while let Some((Ticket(n), outcome)) = publisher.outcome().await {
+        match outcome {
+            Outcome::Confirmed => taken.insert(n, true),
+            Outcome::Failed(why) => {
+                assert_eq!(*why, error);
+                taken.insert(n, false)
+            }
+            other => panic!("{other:?}"),
+        };
+    }
+    let confirmed = taken.values().filter(|taken| **taken).count();
+    assert!(confirmed > 5 && confirmed < taken.len(), "{taken:?}");
+    assert!(taken.values().take(confirmed).all(|taken| *taken), "{taken:?}");
+    assert_eq!(b.drain("q").await.len(), confirmed);
+    assert_eq!(b.publish_to("", "q", text("again")).await, Outcome::Confirmed);
 }
 
 #[tokio::test]
@@ -1147,4 +1313,35 @@ async fn a_large_queue_is_handed_out_within_bounds() {
     }
     consumer.flush().await.unwrap();
     assert_eq!((b.depth("q").await, b.unacked("q").await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_file_of_format_1_keeps_what_its_marks_said() {
+    let b = bench(V4).await;
+    b.declare(quorum("q")).await;
+    b.declare(classic("c")).await;
+    b.publish("q", &["inherited", "new"]).await;
+    b.broker.close().await.unwrap();
+    drop(b.broker);
+    let path = b.directory.path().join("state.db");
+    let file = rusqlite::Connection::open(&path).unwrap();
+    file.execute_batch(
+        "UPDATE broker_message SET state = 8 + 2 WHERE id = (SELECT min(id) FROM broker_message);
+         UPDATE storage_room SET format = 1 WHERE name = 'broker';",
+    )
+    .unwrap();
+    drop(file);
+    let b = Bench { broker: open(&path, V4, Arc::clone(&b.clock)).await, ..b };
+    let shown: Vec<_> = b
+        .drain_deliveries("q")
+        .await
+        .iter()
+        .map(|d| (d.redelivered, d.message.properties.header("x-delivery-count").cloned()))
+        .collect();
+    assert_eq!(shown, [(true, Some(FieldValue::Int64(1))), (false, None)]);
+    let copies = std::fs::read_dir(b.directory.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains(".before-"))
+        .count();
+    assert_eq!(copies, 1, "an older file is copied before it is changed");
 }
