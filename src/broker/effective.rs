@@ -213,20 +213,6 @@ impl Policies {
     }
 }
 
-/// The policy among `policies` that applies to the queue `name`; compiles every pattern, so use
-/// [`Policies`] for more than one queue.
-pub fn matching_policy(
-    policies: &[PolicyDefinition],
-    name: &str,
-    queue_type: QueueType,
-    version: Version,
-) -> Option<PolicyName> {
-    Policies::compile(policies, &[])
-        .for_queue(name, queue_type, version)
-        .policy
-        .map(|policy| policy.name.clone())
-}
-
 /// Whether policies that say `apply_to` are for queues of this type (`None`: for exchanges).
 pub fn applies_to(apply_to: ApplyTo, queue_type: Option<QueueType>) -> bool {
     match (apply_to, queue_type) {

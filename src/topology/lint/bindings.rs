@@ -138,7 +138,6 @@ impl Lint<'_> {
 
     pub(super) fn reach(&mut self) {
         let topology = self.topology;
-        let leads: BTreeSet<&str> = self.view.bindings.iter().map(|b| b.source.as_str()).collect();
         let reached: BTreeSet<String> = self
             .view
             .bindings
@@ -166,7 +165,7 @@ impl Lint<'_> {
             let object = exchange_object(name);
             let Some(view) = self.view.exchanges.get(name) else { continue };
             let alternate = view.effective.alternate().is_some();
-            if !leads.contains(name) && !alternate {
+            if !self.leads.contains(name) && !alternate {
                 self.push(at(
                     &exchange.origin,
                     None,
@@ -189,7 +188,7 @@ impl Lint<'_> {
                     ),
                 ));
             }
-            if !exchange.definition.durable && leads.contains(name) {
+            if !exchange.definition.durable && self.leads.contains(name) {
                 self.push(at(
                     &exchange.origin,
                     topology.places.get(&object, "durable"),

@@ -101,7 +101,7 @@ impl Lint<'_> {
         if matches!(kind, Some((ExchangeKind::Other(_), _) | (_, true))) {
             return;
         }
-        let bound = self.view.bindings.iter().any(|b| b.source.as_str() == exchange);
+        let bound = self.leads.contains(exchange);
         let has_alternate =
             self.view.exchanges.get(exchange).is_some_and(|e| e.effective.alternate().is_some());
         if matches!(kind, Some((ExchangeKind::Headers, _))) && (bound || has_alternate) {
@@ -143,8 +143,12 @@ impl Lint<'_> {
     pub(super) fn loops(&mut self) {
         let topology = self.topology;
         let mut seen: BTreeSet<Vec<String>> = BTreeSet::new();
+        let candidates = self.may_be_in_circles();
         for queue in &topology.queues {
             let name = queue.definition.name.as_str();
+            if !candidates.contains(name) {
+                continue;
+            }
             let Some(circle) = self.circle_through(name) else { continue };
             let mut members = circle.clone();
             members.sort();
@@ -173,6 +177,37 @@ impl Lint<'_> {
             };
             self.push(at(&queue.origin, place, finding));
         }
+    }
+
+    /// Queues that remain when those are left out, again and again, whose dead letters go nowhere
+    /// more: most often none, and what is not among them need not be followed.
+    fn may_be_in_circles(&self) -> BTreeSet<String> {
+        let mut ways: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut sources: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (from, targets) in &self.dead_letters {
+            ways.insert(from, targets.len());
+            for target in targets {
+                sources.entry(target).or_default().push(from);
+                // What dead-letters nothing is an end, and is not a key of its own.
+                if !self.dead_letters.contains_key(target) {
+                    ways.insert(target, 0);
+                }
+            }
+        }
+        let mut ends: Vec<&str> =
+            ways.iter().filter(|(_, ways)| **ways == 0).map(|(name, _)| *name).collect();
+        while let Some(end) = ends.pop() {
+            ways.remove(end);
+            for source in sources.get(end).into_iter().flatten() {
+                if let Some(left) = ways.get_mut(source) {
+                    *left = left.saturating_sub(1);
+                    if *left == 0 {
+                        ends.push(source);
+                    }
+                }
+            }
+        }
+        ways.into_keys().map(str::to_owned).collect()
     }
 
     /// The shortest way along dead letters from `name` back to it.

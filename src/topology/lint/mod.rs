@@ -44,6 +44,7 @@ pub fn validate(topology: &Topology, target: Version) -> Findings {
         dead_letters: BTreeMap::new(),
         keys: BTreeMap::new(),
         collects: BTreeMap::new(),
+        leads: view.bindings.iter().map(|binding| binding.source.as_str()).collect(),
     };
     lint.find_dead_letters();
     lint.names();
@@ -73,6 +74,8 @@ struct Lint<'a> {
     keys: BTreeMap<String, BTreeSet<String>>,
     /// Queues whose dead letters end in another, by that other.
     collects: BTreeMap<String, Vec<String>>,
+    /// Exchanges that something is bound to.
+    leads: BTreeSet<&'a str>,
 }
 
 fn code_of(kind: &ProblemKind) -> Code {

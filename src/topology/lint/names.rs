@@ -1,5 +1,7 @@
 //! Names: the broker's own, and the file's rule for them.
 
+use std::collections::HashMap;
+
 use regex::Regex;
 
 use crate::base::diagnostic::Diagnostic;
@@ -44,6 +46,16 @@ impl Lint<'_> {
                     }),
             )
             .collect();
+        let naming = &topology.naming;
+        let rules: Vec<&Desired<String>> =
+            [&naming.exchanges, &naming.queues, &naming.policies].into_iter().flatten().collect();
+        let patterns: HashMap<&str, Result<Regex, regex::Error>> = rules
+            .iter()
+            .map(|rule| {
+                let text = rule.definition.as_str();
+                (text, Regex::new(&format!("^(?:{text})$")))
+            })
+            .collect();
         for (object, name, origin, rule) in named {
             let policy = object.contains("policy `");
             if !policy && (name.is_empty() || name.starts_with("amq.")) {
@@ -60,7 +72,7 @@ impl Lint<'_> {
                 ));
             }
             let Some(rule) = rule else { continue };
-            let Ok(pattern) = Regex::new(&format!("^(?:{})$", rule.definition)) else { continue };
+            let Some(Ok(pattern)) = patterns.get(rule.definition.as_str()) else { continue };
             if !pattern.is_match(&name) {
                 self.push(at(
                     origin,
@@ -72,9 +84,8 @@ impl Lint<'_> {
                 ));
             }
         }
-        let naming = &topology.naming;
-        for rule in [&naming.exchanges, &naming.queues, &naming.policies].into_iter().flatten() {
-            if let Err(error) = Regex::new(&format!("^(?:{})$", rule.definition)) {
+        for rule in rules {
+            if let Some(Err(error)) = patterns.get(rule.definition.as_str()) {
                 let why = error.to_string().lines().last().unwrap_or_default().to_owned();
                 self.push(at(
                     &rule.origin,

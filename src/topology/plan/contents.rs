@@ -296,6 +296,10 @@ pub enum StepAction {
 pub enum Phase {
     /// Settings of the vhost.
     Vhost,
+    /// Owners are recorded: before anything is made, so that nothing is ever nobody's.
+    Claims,
+    /// Bindings of others are written down before an end of theirs is made anew.
+    Keep,
     /// Exchanges are made.
     Exchanges,
     /// Policies that new queues need.
@@ -314,7 +318,9 @@ pub enum Phase {
     RemovePolicies,
     /// Exchanges are removed.
     RemoveExchanges,
-    /// Owners are recorded.
+    /// Bindings that were written down are back, and forgotten.
+    Forget,
+    /// Owners of what is gone are forgotten.
     Records,
 }
 

@@ -60,9 +60,7 @@ impl<'a> Planner<'a> {
                 self.step(Phase::Exchanges, Change::DeclareExchange(definition.clone()))
                     .unit
                     .clone_from(&unit);
-                for binding in bindings {
-                    self.step(Phase::Exchanges, Change::Bind(binding)).unit.clone_from(&unit);
-                }
+                self.bind_again(Phase::Exchanges, bindings, &unit);
                 self.claim(Owned::Named(ObjectKind::Exchange, definition.name.as_str()));
             }
             self.changes.push(change);

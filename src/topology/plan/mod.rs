@@ -24,13 +24,15 @@ pub use contents::{
 };
 pub use stand_ins::{instead_policy_name, policy_value};
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::broker::{BindingDefinition, Capabilities, Change, QueueType, Snapshot, Version};
 use crate::topology::fingerprint::{Fingerprint, canonical_binding};
+use crate::topology::keep;
 use crate::topology::model::Topology;
 use crate::topology::object::{ObjectKind, ObjectRef};
-use crate::topology::observed::{Aspect, Observed, binding_id};
+use crate::topology::observed::{Aspect, Fit, Observed, binding_id};
 use crate::topology::ownership::{self, Owned, Owner, Owners};
 
 /// What the person allows.
@@ -75,10 +77,13 @@ pub fn plan(desired: &Topology, observed: &Snapshot, options: &Options) -> Plan 
         planner.exchanges();
         planner.queues();
         planner.bindings();
+        planner.put_back();
         planner.policies();
         planner.extra();
         planner.adopt();
+        planner.forget_the_gone();
         planner.warn_about_policies();
+        planner.warn_about_shadows();
     }
     planner.finish()
 }
@@ -97,7 +102,18 @@ pub(super) struct Planner<'a> {
     refusals: Vec<Blocker>,
     steps: Vec<(Phase, Step)>,
     seen: BTreeMap<(ObjectRef, Aspect), Option<Fingerprint>>,
+    /// Owners to be recorded first.
     claims: Vec<Change>,
+    /// Owners to be forgotten last.
+    releases: Vec<Change>,
+    /// Bindings of others that an interrupted run wrote down, by their identity.
+    kept: BTreeMap<String, BindingDefinition>,
+    /// Whether there is something to write such bindings down in.
+    keeper: bool,
+    /// The file's policies with their patterns read, once somebody asks.
+    declared_fits: OnceCell<Vec<Fit<'a>>>,
+    /// Identities of the bindings that the file declares.
+    declared_bindings: HashSet<String>,
     /// Bindings that this plan removes: not put back when an end of theirs is made anew.
     removed_bindings: HashSet<String>,
     /// Exclusive queues: bindings to them cannot be put back by anybody else.
@@ -124,6 +140,11 @@ impl<'a> Planner<'a> {
             steps: Vec::new(),
             seen: BTreeMap::new(),
             claims: Vec::new(),
+            releases: Vec::new(),
+            kept: keep::kept(view.snapshot),
+            keeper: keep::exists(view.snapshot),
+            declared_fits: OnceCell::new(),
+            declared_bindings: desired.bindings.iter().map(|b| binding_id(&b.definition)).collect(),
             removed_bindings: HashSet::new(),
             exclusive: view.exclusive_queues(),
         }
@@ -231,6 +252,13 @@ impl<'a> Planner<'a> {
         }
     }
 
+    fn declared_fits(&self) -> &[Fit<'a>] {
+        let desired = self.desired;
+        self.declared_fits.get_or_init(|| {
+            desired.policies.iter().map(|policy| Fit::new(&policy.definition)).collect()
+        })
+    }
+
     fn version(&self) -> Version {
         self.view.snapshot.identity.version
     }
@@ -275,14 +303,52 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Owner records of objects that are gone.
+    fn forget_the_gone(&mut self) {
+        let (desired, snapshot) = (self.desired, self.view.snapshot);
+        let known: BTreeSet<(ObjectKind, &str)> = desired
+            .exchanges
+            .iter()
+            .map(|e| &e.definition)
+            .chain(&snapshot.exchanges)
+            .map(|e| (ObjectKind::Exchange, e.name.as_str()))
+            .chain(
+                desired
+                    .queues
+                    .iter()
+                    .map(|q| &q.definition)
+                    .chain(snapshot.queues.iter().map(|q| &q.definition))
+                    .map(|q| (ObjectKind::Queue, q.name.as_str())),
+            )
+            .chain(
+                desired
+                    .policies
+                    .iter()
+                    .map(|p| &p.definition)
+                    .chain(&snapshot.policies)
+                    .map(|p| (ObjectKind::Policy, p.name.as_str())),
+            )
+            .chain(
+                desired
+                    .operator_policies
+                    .iter()
+                    .map(|p| &p.definition)
+                    .chain(&snapshot.operator_policies)
+                    .map(|p| (ObjectKind::OperatorPolicy, p.name.as_str())),
+            )
+            .collect();
+        self.releases.extend(self.owners.forgotten(&desired.owner, &known));
+    }
+
     pub(super) fn finish(mut self) -> Plan {
-        if !self.claims.is_empty() {
-            if !self.owners.exists {
-                self.step(Phase::Records, ownership::declaration()).optional = true;
-            }
-            for claim in std::mem::take(&mut self.claims) {
-                self.step(Phase::Records, claim).optional = true;
-            }
+        if !self.claims.is_empty() && !self.owners.exists {
+            self.step(Phase::Claims, ownership::declaration()).optional = true;
+        }
+        for claim in std::mem::take(&mut self.claims) {
+            self.step(Phase::Claims, claim).optional = true;
+        }
+        for release in std::mem::take(&mut self.releases) {
+            self.step(Phase::Records, release).optional = true;
         }
         // What is put back after its end was made anew must not come back only to be removed.
         let removed = &self.removed_bindings;

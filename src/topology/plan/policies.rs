@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::broker::{Change, PolicyDefinition, QueueState, QueueType};
 use crate::topology::fingerprint::{canonical_policy, resolved_type};
+use crate::topology::migrate;
 use crate::topology::model::Desired;
 use crate::topology::object::{ObjectKind, ObjectRef};
 use crate::topology::observed::{Aspect, Fit};
@@ -14,6 +15,7 @@ use crate::topology::ownership::Owned;
 use super::Planner;
 use super::contents::{Action, Phase, PlannedChange, Warning};
 use super::fields::policy_fields;
+use super::stand_ins::instead_policy_name;
 
 impl<'a> Planner<'a> {
     pub(super) fn policies(&mut self) {
@@ -139,6 +141,59 @@ impl<'a> Planner<'a> {
         for (code, text) in found {
             self.warnings.push(Warning { code: code.to_owned(), object: object.clone(), text });
         }
+    }
+
+    /// A declared policy that another one, which the file does not declare, outranks: it is put and
+    /// does nothing where both fit.
+    pub(super) fn warn_about_shadows(&mut self) {
+        let declared: BTreeSet<&str> =
+            self.desired.policies.iter().map(|policy| policy.definition.name.as_str()).collect();
+        let foreign: Vec<&Fit<'a>> = self
+            .view
+            .fits(false)
+            .iter()
+            .filter(|fit| !declared.contains(fit.policy.name.as_str()))
+            .filter(|fit| fit.policy.name.as_str() != migrate::SHADOW_POLICY)
+            .collect();
+        if foreign.is_empty() {
+            return;
+        }
+        let version = self.version();
+        let queues: Vec<_> = self
+            .desired
+            .queues
+            .iter()
+            .map(|queue| {
+                let kind = resolved_type(&queue.definition, self.default_type);
+                (&queue.definition.name, kind, instead_policy_name(&queue.definition.name))
+            })
+            .collect();
+        let mut warnings = Vec::new();
+        for fit in self.declared_fits() {
+            let above = foreign.iter().filter(|f| f.policy.priority > fit.policy.priority);
+            for other in above {
+                // What stands in for a queue's own arguments carries on what it displaces.
+                let mut shadowed = queues.iter().filter(|(name, kind, stand_in)| {
+                    other.policy.name != *stand_in
+                        && fit.queue(name.as_str(), *kind, version)
+                        && other.queue(name.as_str(), *kind, version)
+                });
+                let Some((first, ..)) = shadowed.next() else { continue };
+                let more = match shadowed.count() {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                warnings.push(Warning {
+                    code: "policy-shadowed".to_owned(),
+                    object: ObjectRef::new(ObjectKind::Policy, fit.policy.name.as_str()),
+                    text: format!(
+                        "it does nothing for queue `{first}`{more}: policy `{}`, which this file does not declare, has priority {} and applies instead",
+                        other.policy.name, other.policy.priority
+                    ),
+                });
+            }
+        }
+        self.warnings.extend(warnings);
     }
 
     /// Two policies of one priority that fit one object: which of them applies is undefined.

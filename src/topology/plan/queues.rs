@@ -5,7 +5,7 @@ use crate::topology::fingerprint::resolved_type;
 use crate::topology::migrate::{self, Migration};
 use crate::topology::model::Desired;
 use crate::topology::object::{ObjectKind, ObjectRef, is_own_exchange};
-use crate::topology::observed::{Aspect, Fit, binding_id};
+use crate::topology::observed::{Aspect, binding_id};
 use crate::topology::ownership::Owned;
 
 use super::Planner;
@@ -171,9 +171,7 @@ impl<'a> Planner<'a> {
             self.step(Phase::Queues, Change::DeclareQueue(queue.definition.clone()))
                 .unit
                 .clone_from(&unit);
-            for binding in bindings {
-                self.step(Phase::Queues, Change::Bind(binding)).unit.clone_from(&unit);
-            }
+            self.bind_again(Phase::Queues, bindings, &unit);
             self.claim(Owned::Named(ObjectKind::Queue, is.definition.name.as_str()));
             self.warn_quorum_window(&object, &queue.definition);
         }
@@ -223,17 +221,17 @@ impl<'a> Planner<'a> {
         let hold_type = if quorum { QueueType::Quorum } else { QueueType::Classic };
         let names = migrate::Names::of(&wanted.name);
         let mut shadow = None;
-        for (policies, operator) in
-            [(&self.view.snapshot.policies, false), (&self.view.snapshot.operator_policies, true)]
-        {
-            let harmful: Vec<&PolicyDefinition> = policies
+        for operator in [false, true] {
+            let fits = self.view.fits(operator);
+            let harmful: Vec<&PolicyDefinition> = fits
                 .iter()
-                .filter(|policy| policy.name.as_str() != migrate::SHADOW_POLICY)
-                .filter(|policy| {
-                    [&names.hold, &names.new].iter().any(|name| {
-                        Fit::new(policy).queue(name.as_str(), hold_type, self.version())
-                    })
+                .filter(|fit| fit.policy.name.as_str() != migrate::SHADOW_POLICY)
+                .filter(|fit| {
+                    [&names.hold, &names.new]
+                        .iter()
+                        .any(|name| fit.queue(name.as_str(), hold_type, self.version()))
                 })
+                .map(|fit| fit.policy)
                 .filter(|policy| policy.definition.keys().any(|key| migrate::limits(key)))
                 .collect();
             let Some(first) = harmful.first() else { continue };
@@ -247,7 +245,7 @@ impl<'a> Planner<'a> {
                     format!("narrow its pattern so that it does not match `{}`", names.hold),
                 );
             } else {
-                let top = policies.iter().map(|policy| policy.priority).max().unwrap_or(0);
+                let top = fits.iter().map(|fit| fit.policy.priority).max().unwrap_or(0);
                 shadow = Some(migrate::shadow_policy(top.saturating_add(1)));
             }
         }

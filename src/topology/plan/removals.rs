@@ -1,6 +1,6 @@
 //! What is there and not declared, and what of it is removed.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use crate::base::id::PolicyName;
 use crate::broker::{BindingDefinition, Change, ExchangeDefinition, PolicyDefinition, QueueState};
@@ -47,14 +47,12 @@ impl<'a> Planner<'a> {
         let snapshot = self.view.snapshot;
         let mut candidates: Vec<Candidate<'a>> = Vec::new();
 
-        let names: HashSet<String> =
-            desired.bindings.iter().map(|binding| binding_id(&binding.definition)).collect();
         for binding in &snapshot.bindings {
             let to_exclusive = matches!(&binding.destination, crate::broker::Destination::Queue(name) if self.exclusive.contains(name.as_str()));
             if binding.source.is_default()
                 || is_own_binding(binding)
                 || to_exclusive
-                || names.contains(&binding_id(binding))
+                || self.declared_bindings.contains(&binding_id(binding))
             {
                 continue;
             }
@@ -184,7 +182,7 @@ impl<'a> Planner<'a> {
             }
             let loses = change.loses.clone();
             self.step(phase, step).loses = loses;
-            self.claims.push(ownership::release(candidate.owned(), &self.desired.owner));
+            self.releases.push(ownership::release(candidate.owned(), &self.desired.owner));
         }
         self.changes.push(change);
         clear

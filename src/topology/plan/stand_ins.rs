@@ -9,7 +9,7 @@ use crate::broker::{
 use crate::topology::fingerprint::{Fingerprint, resolved_type};
 use crate::topology::model::Desired;
 use crate::topology::object::{ObjectKind, ObjectRef};
-use crate::topology::observed::{Aspect, Fit};
+use crate::topology::observed::Aspect;
 use crate::topology::ownership::Owned;
 
 use super::Planner;
@@ -58,13 +58,12 @@ impl<'a> Planner<'a> {
         }
         let others = self
             .view
-            .snapshot
-            .policies
+            .fits(false)
             .iter()
-            .chain(self.desired.policies.iter().map(|policy| &policy.definition))
-            .filter(|policy| policy.name != own)
-            .filter(|policy| Fit::new(policy).queue(wanted.name.as_str(), kind, self.version()));
-        let top = others.map(|policy| policy.priority).max();
+            .chain(self.declared_fits())
+            .filter(|fit| fit.policy.name != own)
+            .filter(|fit| fit.queue(wanted.name.as_str(), kind, self.version()));
+        let top = others.map(|fit| fit.policy.priority).max();
         Some(PolicyDefinition {
             name: own,
             pattern: format!("^{}$", regex::escape(wanted.name.as_str())),
