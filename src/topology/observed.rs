@@ -145,6 +145,11 @@ impl<'a> Observed<'a> {
         self.bindings.contains_key(&binding_id(binding))
     }
 
+    /// This binding as it exists.
+    pub fn binding(&self, binding: &BindingDefinition) -> Option<&'a BindingDefinition> {
+        self.bindings.get(&binding_id(binding)).copied()
+    }
+
     /// The bindings to queue `name`.
     pub fn bindings_of_queue(&self, name: &str) -> &[&'a BindingDefinition] {
         self.by_end.get(&(ObjectKind::Queue, name.to_owned())).map_or(&[], Vec::as_slice)
@@ -270,7 +275,7 @@ impl<'a> Observed<'a> {
 pub struct Fit<'p> {
     /// The policy.
     pub policy: &'p PolicyDefinition,
-    pattern: Option<regex::bytes::Regex>,
+    pattern: Option<effective::Pattern>,
 }
 
 impl<'p> Fit<'p> {

@@ -23,6 +23,14 @@ pub fn check_policy(
     version: Version,
 ) -> Vec<ArgumentProblem> {
     let mut problems = Vec::new();
+    if matches!(policy.name.as_str(), "." | "..") {
+        problems.push(ArgumentProblem::refused(
+            "name",
+            ProblemKind::OutOfRange,
+            "`.` and `..` name no policy: in the path of a request they are the directory"
+                .to_owned(),
+        ));
+    }
     if let Err(error) = compile_pattern(&policy.pattern) {
         problems.push(
             ArgumentProblem::taken(
@@ -177,6 +185,16 @@ fn check_policy_key(
                 "`delivery-limit: -1` is refused before 4.0".to_owned(),
             )
             .hint("leave it out: before 4.0 no limit is the default"),
+        );
+    }
+    if key == "queue-master-locator" && field.as_text() == Some("balanced") && version < V4_0 {
+        problems.push(
+            ArgumentProblem::refused(
+                key,
+                ProblemKind::OutOfRange,
+                format!("`queue-master-locator: balanced` is refused by {version}"),
+            )
+            .hint("use queue-leader-locator"),
         );
     }
     let types: &[QueueType] = match apply_to {

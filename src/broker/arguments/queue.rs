@@ -270,6 +270,15 @@ fn treacherous_value(
                 "`x-queue-version: 1` is refused from 4.3 on".to_owned(),
             ))
         }
+        // Measured: 3.10.8 crashes on it, 4.0.5 takes it.
+        "x-queue-master-locator" if value.as_text() == Some("balanced") && version < V4_0 => Some(
+            ArgumentProblem::refused(
+                name,
+                ProblemKind::OutOfRange,
+                format!("`x-queue-master-locator: balanced` is refused by {version}"),
+            )
+            .hint("use x-queue-leader-locator"),
+        ),
         "x-queue-master-locator" if version >= V3_13 => Some(
             ArgumentProblem::taken(
                 name,

@@ -161,6 +161,21 @@ fn what_is_taken_and_does_harm_is_an_error_all_the_same() {
 }
 
 #[test]
+fn a_locator_of_4_0_is_refused_before() {
+    let q = queue(QueueType::Classic, &[("x-queue-master-locator", "balanced".into())]);
+    for (version, is_refused) in [(V3_10_8, true), (V4_0_5, false)] {
+        let by_queue = check_queue_arguments(&q, QueueType::Classic, version);
+        assert_eq!(by_queue.iter().any(|p| p.refused), is_refused, "{version}");
+        let by_policy = check_policy(
+            &policy(ApplyTo::Queues, "queue-master-locator", "balanced".into()),
+            false,
+            version,
+        );
+        assert_eq!(by_policy.iter().any(|p| p.refused), is_refused, "{version}");
+    }
+}
+
+#[test]
 fn a_slip_in_an_argument_name_is_found() {
     for (slip, meant) in [
         ("x-max-lenght", "x-max-length"),
@@ -285,6 +300,11 @@ fn policy_values_and_targets_are_checked() {
     let slip = check_policy(&policy(ApplyTo::Queues, "messageTtl", 5.into()), false, V4_0_5);
     assert_eq!(slip[0].hint.as_deref(), Some("did you mean `message-ttl`?"));
     let mut wrong = policy(ApplyTo::Queues, "max-length", 5.into());
+    for (name, is_refused) in [(".", true), ("..", true), ("...", false), (".a", false)] {
+        let mut named = policy(ApplyTo::Queues, "max-length", 5.into());
+        named.name = PolicyName::new(name).unwrap();
+        assert_eq!(check_policy(&named, false, V4_0_5) != [], is_refused, "{name}");
+    }
     wrong.pattern = "(".into();
     assert_eq!(check_policy(&wrong, false, V4_0_5)[0].kind, ProblemKind::Pattern);
     let idle = check_policy(&policy(ApplyTo::Streams, "message-ttl", 5.into()), false, V4_0_5);
@@ -318,6 +338,16 @@ fn bindings_are_checked_by_the_type_of_their_exchange() {
     assert_eq!(kinds(&binding("a.b*", &[]), Topic, V4_0_5), [(Treacherous, false)]);
     assert_eq!(kinds(&binding("a.#", &[]), Direct, V4_0_5), [(Treacherous, false)]);
     assert_eq!(kinds(&binding("a", &[]), Fanout, V4_0_5), [(NoEffect, false)]);
+    for (key, arguments, harm) in [
+        ("a~b", &[("x-match", "any"), ("t", "1")][..], true),
+        ("~b", &[("x-match", "any"), ("t", "1")], true),
+        ("b~", &[("x-match", "any"), ("t", "1")], false),
+        ("a~b", &[], false),
+    ] {
+        let found = kinds(&binding(key, arguments), Headers, V4_0_5);
+        let listed = found.contains(&(Treacherous, false)) && !arguments.is_empty();
+        assert_eq!(listed, harm, "{key} {arguments:?}");
+    }
     assert_eq!(kinds(&binding("a", &[("t", "1")]), Direct, V4_0_5), [(NoEffect, false)]);
 }
 

@@ -223,13 +223,7 @@ impl<'a> Planner<'a> {
         let desired = self.desired;
         let mut candidates: Vec<(Candidate<'a>, &Origin, bool)> = Vec::new();
         for binding in &desired.bindings {
-            if let Some(is) = self
-                .view
-                .snapshot
-                .bindings
-                .iter()
-                .find(|is| binding_id(is) == binding_id(&binding.definition))
-            {
+            if let Some(is) = self.view.binding(&binding.definition) {
                 candidates.push((Candidate::Binding(is), &binding.origin, binding.protect));
             }
         }
