@@ -150,7 +150,7 @@ fn only_name(pattern: &str) -> Option<Vec<u8>> {
     let mut name = String::new();
     while let Some(letter) = letters.next() {
         match letter {
-            '\\' => name.push(letters.next().filter(|next| next.is_ascii_punctuation())?),
+            '\\' => name.push(letters.next().filter(char::is_ascii_punctuation)?),
             '.' | '*' | '+' | '?' | '(' | ')' | '[' | ']' | '{' | '}' | '|' | '^' | '$' => {
                 return None;
             }
