@@ -44,10 +44,10 @@ fn file(queues: usize) -> String {
         } else {
             format!("deadLetter: {{exchange: again, routingKey: k{}}}, ", n + 1)
         };
-        write!(
+        writeln!(
             text,
             "  queue.{n}: {{type: classic, maxLength: {}, {after}bind: [{{from: again, key: k{n}}}, \
-             {{from: events, keys: [a.{n}, b.{n}, \"c.*.{n}\", d.#]}}]}}\n",
+             {{from: events, keys: [a.{n}, b.{n}, \"c.*.{n}\", d.#]}}]}}",
             n + 10
         )
         .unwrap();
