@@ -159,10 +159,10 @@ fn queue(
     queue
 }
 
-fn policy(rng: &mut Rng, name: String, version: Version, operator: bool) -> PolicyDefinition {
+fn policy(rng: &mut Rng, name: &str, version: Version, operator: bool) -> PolicyDefinition {
     loop {
         let mut policy = PolicyDefinition {
-            name: PolicyName::new(name.clone()).unwrap(),
+            name: PolicyName::new(name).unwrap(),
             pattern: pick(rng, &["^a", "b$", ".*x.*", "[0-9]+", "^(a|b)\\.", "ä"]).to_owned(),
             apply_to: pick(
                 rng,
@@ -269,7 +269,7 @@ fn generated(rng: &mut Rng, version: Version, streams: bool) -> Topology {
     for operator in [false, true] {
         for _ in 0..if operator { 5 } else { 10 } {
             let name = name(rng, &mut used);
-            let policy = desired(policy(rng, name, version, operator));
+            let policy = desired(policy(rng, &name, version, operator));
             if operator { t.operator_policies.push(policy) } else { t.policies.push(policy) }
         }
     }
