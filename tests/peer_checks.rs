@@ -24,11 +24,13 @@ use nexus::base::id::QueueName;
 use nexus::base::time::{SystemClock, Timestamp};
 use nexus::broker::connect::{Target, TlsOptions, connect};
 use nexus::broker::{
-    Broker, Change, ConsumerOptions, LockHolder, QueueDefinition, QueueDepth, QueueType, Settlement,
+    BindingDefinition, Broker, Change, ConsumerOptions, Destination, LockHolder, QueueDefinition,
+    QueueDepth, QueueType, Settlement,
 };
 use nexus::message::{
     FieldTable, FieldValue, Message, Properties, Record, parse_record, write_record,
 };
+use nexus::topology::migrate::WINDOW;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use support::{Node, Vhost};
@@ -945,12 +947,12 @@ struct OwnNode {
 }
 
 impl OwnNode {
-    fn start() -> Option<OwnNode> {
+    fn start(version: &str) -> Option<OwnNode> {
         // A node for the tests tells whether this machine can run one.
-        Node::from_env("4_0")?;
+        Node::from_env(&version.replace('.', "_"))?;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("node");
-        OwnNode::script(&["start", "4.0", &path.display().to_string()]);
+        OwnNode::script(&["start", version, &path.display().to_string()]);
         let node = Node::in_directory(&path.display().to_string());
         Some(OwnNode { node, _directory: directory })
     }
@@ -979,7 +981,7 @@ impl Drop for OwnNode {
 
 #[test]
 fn a_broker_that_hangs_or_dies_is_noticed_in_time_and_no_confirmed_message_is_lost() {
-    let Some(mut own) = OwnNode::start() else { return };
+    let Some(mut own) = OwnNode::start("4.0") else { return };
     // Declared early: RabbitMQ keeps a new queue in memory for a moment before it is on the disk.
     let place = Place::on(&own.node, "killed");
     place.declare("q");
@@ -1129,6 +1131,115 @@ fn killed_in_the_middle(own: &mut OwnNode, place: &Place) {
     let all: BTreeSet<u64> = there.iter().copied().collect();
     assert_eq!(all, (1..20_001).collect(), "a confirmed message is lost");
     assert!(there.len() as u64 <= 20_000 + 512, "more repeats than were in flight");
+}
+
+// ------------------------------------- the broker killed while a queue is made anew
+
+/// A queue with messages is made anew, now of one type, now of the other, and the broker is killed at
+/// a random moment of it; started again, the next run goes on. Nothing is lost, the order is kept, and
+/// no more comes twice than was in flight at each kill, or than the broker itself forgot the acks of.
+fn migrated_while_the_broker_is_killed(version: &str) {
+    const MESSAGES: u64 = 5_000;
+    let Some(mut own) = OwnNode::start(version) else { return };
+    let place = Place::on(&own.node, "moved");
+    let file = |kind: &str| {
+        let text = format!(
+            "apiVersion: nexus/v1\nkind: Topology\nmetadata: {{owner: team}}\n\
+             exchanges: {{in: {{type: topic}}}}\n\
+             queues: {{work: {{type: {kind}, bind: [{{from: in, key: k.#}}]}}}}\n"
+        );
+        place.file(&format!("{kind}.yaml"), text)
+    };
+    let files = [file("quorum"), file("classic")];
+    place.run(&["topology", "apply", &files[1]]).is(0);
+    let foreign = BindingDefinition {
+        source: "amq.direct".parse().unwrap(),
+        destination: Destination::Queue(queue("work")),
+        routing_key: "foreign".parse().unwrap(),
+        arguments: FieldTable::new(),
+    };
+    let bind = Change::Bind(foreign.clone());
+    place.ask(async |broker| broker.change(&bind).await.unwrap());
+    place.put("work", &numbers(0..MESSAGES));
+
+    let seed = u64::from(std::process::id());
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let (mut hits, mut way, mut allowed) = (0, 0, 0);
+    let apply = |way: usize| {
+        let args = ["topology", "apply", &files[way], "--migrate", "--yes", "--timeout", "20s"];
+        place.command(&args)
+    };
+    for round in 0u64.. {
+        if hits == kills() {
+            break;
+        }
+        // At any time, or in the middle of the messages on their way out.
+        let at = Duration::from_millis(dice.u64(500..14_000));
+        let moved = dice.u64(1..MESSAGES);
+        let began = Instant::now();
+        let mut running = Running::start(&mut apply(way));
+        if round.is_multiple_of(2) {
+            place.ask(async |broker| {
+                let hold = queue("nexusctl.migrate.hold.work");
+                while !running.has_ended()
+                    && broker.depth(&hold).await.unwrap().is_none_or(|depth| depth.ready < moved)
+                {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            });
+        } else {
+            while began.elapsed() < at && !running.has_ended() {
+                pause();
+            }
+        }
+        if running.has_ended() {
+            running.end().is(0);
+            way = 1 - way;
+            continue;
+        }
+        signal(own.node.pid, "-KILL");
+        let ran = running.ends_within(Duration::from_secs(60));
+        assert!(ran.status.is_some(), "{ran:?}");
+        hits += 1;
+        // A broker that is killed forgets acks that the index of a classic queue had in memory, and
+        // delivers those messages again; what a quorum queue was told it knows.
+        allowed += if way == 0 { MESSAGES + allowed } else { u64::from(WINDOW) };
+        own.restart();
+        // A node that has just been started has counted nothing yet.
+        let end = Instant::now() + Duration::from_secs(180);
+        loop {
+            let ran = Running::start(&mut apply(way)).end();
+            if ran.status == Some(0) {
+                break;
+            }
+            assert!(Instant::now() < end, "seed {seed}: it does not get to its end: {ran:?}");
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        place.run(&["topology", "plan", &files[way], "--exit-code"]).is(0);
+        way = 1 - way;
+    }
+    let snapshot = place.ask(async |broker| broker.inspect().await.unwrap());
+    assert!(snapshot.bindings.contains(&foreign), "seed {seed}: {:?}", snapshot.bindings);
+    let temporary = snapshot.queues.iter().find(|q| q.definition.name.as_str() != "work");
+    assert!(temporary.is_none(), "seed {seed}: {temporary:?}");
+
+    let there = as_numbers(&place.drain("work"));
+    let mut seen = BTreeSet::new();
+    let firsts: Vec<u64> = there.iter().copied().filter(|number| seen.insert(*number)).collect();
+    let twice = there.len() - firsts.len();
+    println!("{version}: seed {seed}, {hits} kills of the broker, {twice} duplicates");
+    assert_eq!(firsts, (0..MESSAGES).collect::<Vec<_>>(), "seed {seed}: lost or out of order");
+    assert!(twice as u64 <= allowed, "seed {seed}: {twice} came twice, {allowed} might");
+}
+
+#[test]
+fn a_queue_is_made_anew_while_the_broker_is_killed_on_3_10() {
+    migrated_while_the_broker_is_killed("3.10");
+}
+
+#[test]
+fn a_queue_is_made_anew_while_the_broker_is_killed_on_4_0() {
+    migrated_while_the_broker_is_killed("4.0");
 }
 
 // ----------------------------------------------------------- embedded broker

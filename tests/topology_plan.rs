@@ -20,6 +20,7 @@ use nexus::message::{FieldTable, FieldValue, Message};
 use nexus::topology::destroy::destroy;
 use nexus::topology::diff::diff;
 use nexus::topology::export::export;
+use nexus::topology::keep;
 use nexus::topology::model::{Desired, Origin, Topology};
 use nexus::topology::object::{ObjectKind, ObjectRef};
 use nexus::topology::observed::Observed;
@@ -115,8 +116,13 @@ fn what_is_missing_is_made_in_a_safe_order() {
             StepAction::Migrate(_) => "migrate".to_owned(),
         })
         .collect();
+    assert_eq!(steps.len(), 1 + 5 + 5, "the owners exchange and five records: {steps:?}");
+    assert!(
+        steps[..6].iter().all(|step| step.contains("nexusctl.owners")),
+        "whose it is stands there before it does: {steps:?}"
+    );
     assert_eq!(
-        &steps[..5],
+        &steps[6..],
         [
             "declare exchange `second`",
             "declare exchange `first`",
@@ -125,7 +131,6 @@ fn what_is_missing_is_made_in_a_safe_order() {
             "bind queue `q` to exchange `first` by `k`"
         ]
     );
-    assert_eq!(steps.len(), 5 + 1 + 5, "the owners exchange and five records: {steps:?}");
     assert_eq!(plan.count(DriftClass::Missing), 5);
 }
 
@@ -243,11 +248,14 @@ fn replacing_puts_every_binding_back_in_one_unit() {
     assert_eq!(
         unit,
         [
+            keep::keep(&binding("x", "q", "foreign")).to_string().as_str(),
             "delete queue `q`",
             "declare queue `q`",
             "bind queue `q` to exchange `x` by `k`",
-            "bind queue `q` to exchange `x` by `foreign`"
-        ]
+            "bind queue `q` to exchange `x` by `foreign`",
+            keep::forget(&binding("x", "q", "foreign")).to_string().as_str(),
+        ],
+        "what the file does not declare is written down first, and forgotten last"
     );
     assert_eq!(plan.changes[0].bindings, 2);
     assert!(plan.warnings.iter().any(|warning| warning.code == "quorum-recreated"));
@@ -265,7 +273,11 @@ fn an_exchange_that_is_made_anew_keeps_bindings_from_and_to_it() {
     let plan = plan(&topology, &broker.snapshot(), &Options::default());
     assert_eq!(plan.changes[0].action, Action::Replace);
     assert_eq!(plan.changes[0].bindings, 3);
-    assert_eq!(plan.steps.iter().filter(|step| step.unit.is_some()).count(), 5);
+    let steps = |phase: Phase| {
+        plan.steps.iter().filter(|step| step.unit.is_some() && step.phase == phase).count()
+    };
+    assert_eq!(steps(Phase::Exchanges), 5);
+    assert_eq!((steps(Phase::Keep), steps(Phase::Forget)), (2, 2), "one of three is declared");
 }
 
 #[test]
@@ -362,6 +374,55 @@ fn lowering_a_delivery_limit_or_a_time_to_live_over_a_backlog_is_warned_of() {
     let plan = plan(&topology, &broker.snapshot(), &Options::default());
     let codes: BTreeSet<&str> = plan.warnings.iter().map(|warning| warning.code.as_str()).collect();
     assert_eq!(codes, BTreeSet::from(["delivery-limit-lowered", "ttl-lowered"]));
+}
+
+#[test]
+fn a_policy_of_others_that_outranks_a_declared_one_is_warned_of() {
+    let broker = with_queue(V4_0, FieldTable::new(), 0);
+    let limit = |name: &str, pattern: &str, priority: i64| {
+        policy(name, pattern, priority, serde_json::json!({"max-length": 5}))
+    };
+    for other in [limit("above", "^q", 7), limit("below", "^q", 1), limit("beside", "^x", 9)] {
+        broker.make(&Change::PutPolicy(other));
+    }
+    // Outranks it too, and is skipped for a classic queue.
+    let quorum = policy("skipped", "^q", 9, serde_json::json!({"delivery-limit": 5}));
+    broker.make(&Change::PutPolicy(quorum));
+    let mut topology = wanted(FieldTable::new());
+    topology.policies.push(desired(limit("mine", "^q$", 3)));
+    let shadows = |topology: &Topology| -> Vec<String> {
+        plan(topology, &broker.snapshot(), &Options::default())
+            .warnings
+            .into_iter()
+            .filter(|warning| warning.code == "policy-shadowed")
+            .map(|warning| warning.text)
+            .collect()
+    };
+    let found = shadows(&topology);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("queue `q`") && found[0].contains("`above`"), "{found:?}");
+    // Whoever declares both means it.
+    topology.policies.push(desired(limit("above", "^q", 7)));
+    assert_eq!(shadows(&topology), [] as [&str; 0]);
+}
+
+#[test]
+fn an_owner_record_without_its_object_is_forgotten_before_others_use_the_name() {
+    let broker = with_queue(V4_0, FieldTable::new(), 0);
+    let record = |name| Owned::Named(ObjectKind::Queue, name);
+    own(&broker, "me", &[record("gone"), record("q"), record("soon")]);
+    own(&broker, "them", &[record("theirs")]);
+    let mut topology = wanted(FieldTable::new());
+    topology.queues.push(desired(queue("soon", FieldTable::new())));
+    let plan = plan(&topology, &broker.snapshot(), &Options::default());
+    let forgotten: Vec<_> = plan
+        .steps
+        .iter()
+        .filter(|step| step.phase == Phase::Records)
+        .map(|step| step.action.clone())
+        .collect();
+    let release = ownership::release(record("gone"), "me");
+    assert_eq!(forgotten, [StepAction::Change(release)]);
 }
 
 #[test]

@@ -246,6 +246,11 @@ impl RoutingTable {
         self.walk(exchange, routing_key, headers, copies, &mut Silent)
     }
 
+    /// The queue at a position that [`RoutingTable::targets`] gave.
+    pub fn queue(&self, index: usize) -> Option<&QueueName> {
+        self.queues.get(index)
+    }
+
     /// Whether there is an exchange of that name; the default one always is.
     pub fn has_exchange(&self, exchange: &ExchangeName) -> bool {
         exchange.is_default() || self.by_name.contains_key(exchange)

@@ -20,7 +20,7 @@ use super::model::Topology;
 use super::object::ObjectRef;
 use super::observed::{Observed, same_queue};
 use super::ownership;
-use super::plan::{self, Blocker, Phase, Plan, PlannedChange, Step, StepAction};
+use super::plan::{self, Blocker, Plan, PlannedChange, Step, StepAction};
 use super::saved_plan::{self, Stale};
 
 /// How to run.
@@ -504,13 +504,13 @@ impl Runner<'_> {
                         broken_units.insert(unit);
                     }
                     failed |= !step.optional;
-                    if step.phase == Phase::Records {
+                    if is_record(&step.object) {
                         self.report.owners_not_recorded.clone_from(&report.error);
                     }
                 }
                 pending.push((step, report));
                 // Without the exchange, or the right to use it, every other record fails alike.
-                if step.phase == Phase::Records && self.report.owners_not_recorded.is_some() {
+                if is_record(&step.object) && self.report.owners_not_recorded.is_some() {
                     break;
                 }
             }

@@ -20,6 +20,7 @@ pub mod wire;
 pub mod fingerprint;
 pub mod observed;
 pub mod ownership;
+pub mod keep;
 pub mod plan;
 pub mod diff;
 pub mod destroy;

@@ -166,10 +166,11 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// Whether nexusctl keeps this exchange for itself (owner records, migrations): such objects are in
+/// Whether nexusctl keeps this exchange for itself (owner records, kept bindings, migrations): such objects are in
 /// no diff, no export and no prune.
 pub fn is_own_exchange(name: &ExchangeName) -> bool {
     name.as_str() == super::ownership::OWNERS_EXCHANGE
+        || name.as_str() == super::keep::KEPT_EXCHANGE
         || name.as_str().starts_with(super::migrate::PREFIX)
 }
 

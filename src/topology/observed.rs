@@ -3,10 +3,12 @@
 //! Pure: knows what is there and whether a change holds, nothing of what is wanted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::broker::effective::Policies;
 use crate::broker::{
     BindingDefinition, Change, Destination, ExchangeDefinition, PolicyDefinition, QueueDefinition,
     QueueState, QueueType, Snapshot, Version, effective,
@@ -51,6 +53,15 @@ pub struct Observed<'a> {
     by_end: HashMap<(ObjectKind, String), Vec<&'a BindingDefinition>>,
     policies: BTreeMap<&'a str, &'a PolicyDefinition>,
     operator_policies: BTreeMap<&'a str, &'a PolicyDefinition>,
+    /// Patterns are read once, and only when somebody asks.
+    fits: OnceLock<Fits<'a>>,
+}
+
+#[derive(Debug)]
+struct Fits<'a> {
+    policies: Vec<Fit<'a>>,
+    operator_policies: Vec<Fit<'a>>,
+    ranked: Policies,
 }
 
 /// The identity of a binding as text.
@@ -90,7 +101,23 @@ impl<'a> Observed<'a> {
                 .iter()
                 .map(|p| (p.name.as_str(), p))
                 .collect(),
+            fits: OnceLock::new(),
         }
+    }
+
+    fn patterns(&self) -> &Fits<'a> {
+        let snapshot = self.snapshot;
+        self.fits.get_or_init(|| Fits {
+            policies: snapshot.policies.iter().map(Fit::new).collect(),
+            operator_policies: snapshot.operator_policies.iter().map(Fit::new).collect(),
+            ranked: Policies::compile(&snapshot.policies, &[]),
+        })
+    }
+
+    /// Every policy, or every operator policy, with its pattern read.
+    pub fn fits(&self, operator: bool) -> &[Fit<'a>] {
+        let fits = self.patterns();
+        if operator { &fits.operator_policies } else { &fits.policies }
     }
 
     /// The exchange `name`.
@@ -118,6 +145,11 @@ impl<'a> Observed<'a> {
         self.bindings.contains_key(&binding_id(binding))
     }
 
+    /// This binding as it exists.
+    pub fn binding(&self, binding: &BindingDefinition) -> Option<&'a BindingDefinition> {
+        self.bindings.get(&binding_id(binding)).copied()
+    }
+
     /// The bindings to queue `name`.
     pub fn bindings_of_queue(&self, name: &str) -> &[&'a BindingDefinition] {
         self.by_end.get(&(ObjectKind::Queue, name.to_owned())).map_or(&[], Vec::as_slice)
@@ -136,13 +168,9 @@ impl<'a> Observed<'a> {
         }
         let kind = resolved_type(&queue.definition, None);
         let version = self.snapshot.identity.version;
-        let name = effective::matching_policy(
-            &self.snapshot.policies,
-            queue.definition.name.as_str(),
-            kind,
-            version,
-        )?;
-        self.policy(name.as_str())
+        let name = queue.definition.name.as_str();
+        let policy = self.patterns().ranked.for_queue(name, kind, version).policy?;
+        self.policy(policy.name.as_str())
     }
 
     /// The fingerprint of one aspect of `object`; `None` when it is not there.
@@ -247,7 +275,7 @@ impl<'a> Observed<'a> {
 pub struct Fit<'p> {
     /// The policy.
     pub policy: &'p PolicyDefinition,
-    pattern: Option<regex::bytes::Regex>,
+    pattern: Option<effective::Pattern>,
 }
 
 impl<'p> Fit<'p> {

@@ -192,9 +192,10 @@ impl TopologyView {
         let keys: Vec<&str> = own.map_or_else(|| keys.to_vec(), |key| vec![key]);
         for key in keys {
             for index in routing.targets(&exchange, key, &Default::default(), &[]) {
-                let Some(target) = self.queues.values().nth(index) else { continue };
-                if !found.contains(&target.definition.name) {
-                    found.push(target.definition.name.clone());
+                if let Some(target) = routing.queue(index)
+                    && !found.contains(target)
+                {
+                    found.push(target.clone());
                 }
             }
         }

@@ -42,7 +42,8 @@ struct AllowArgs {
     /// operator-policies
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     prune: Vec<ObjectKind>,
-    /// Refuse a plan that removes more objects than this
+    /// Refuse the whole plan, its additions too, when it removes more objects than this: that many
+    /// removals most often come of a wrong file. With --skip-blocked everything but the removals is run
     #[arg(long, value_name = "N", default_value_t = 10)]
     max_deletes: usize,
     /// Replace queues together with their messages
@@ -164,7 +165,7 @@ pub(super) struct ApplyArgs {
     allow: AllowArgs,
     #[command(flatten)]
     run: RunArgs,
-    /// Run what is not blocked of a plan of which something is
+    /// Run what is not blocked of a plan of which something is; without it such a plan changes nothing
     #[arg(long)]
     skip_blocked: bool,
 }

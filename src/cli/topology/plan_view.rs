@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::broker::{BrokerIdentity, Product};
 use crate::topology::apply::{ApplyReport, StepOutcome, StepReport};
 use crate::topology::diff::{DriftReport, Drifted};
+use crate::topology::keep::KEPT_EXCHANGE;
 use crate::topology::object::ObjectRef;
 use crate::topology::ownership::{OWNERS_EXCHANGE, Owner};
 use crate::topology::plan::{
@@ -412,7 +413,11 @@ impl View for ApplyView {
     const KIND: &'static str = "TopologyApplied";
     const ITEMS: Option<&'static str> = Some("steps");
     fn text(&self, page: &mut Page) {
-        let records = |step: &&StepReport| step.object.name.starts_with(OWNERS_EXCHANGE);
+        let records = |step: &&StepReport| {
+            step.object.name.starts_with(OWNERS_EXCHANGE)
+                || (step.object.name.starts_with(KEPT_EXCHANGE)
+                    && matches!(step.outcome, StepOutcome::Done | StepOutcome::AlreadySo))
+        };
         for step in self.steps.iter().filter(|step| !records(step)) {
             let style = page.style;
             let (mark, note) = match step.outcome {
