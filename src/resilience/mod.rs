@@ -6,6 +6,8 @@
 
 pub mod backoff;
 pub mod circuit;
+pub mod classification;
 
 pub use backoff::Backoff;
 pub use circuit::{Circuit, CircuitBreaker, CircuitSettings, Permit};
+pub use classification::{Class, Failure, classify};
