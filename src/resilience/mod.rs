@@ -7,7 +7,9 @@
 pub mod backoff;
 pub mod circuit;
 pub mod classification;
+pub mod retry;
 
 pub use backoff::Backoff;
 pub use circuit::{Circuit, CircuitBreaker, CircuitSettings, Permit};
 pub use classification::{Class, Failure, classify};
+pub use retry::{Attempt, Decision, GiveUp, RetryBudget, RetryPolicy, Treatment};
