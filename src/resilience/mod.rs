@@ -10,6 +10,6 @@ pub mod classification;
 pub mod retry;
 
 pub use backoff::Backoff;
-pub use circuit::{Circuit, CircuitBreaker, CircuitSettings, Permit};
+pub use circuit::{Circuit, CircuitBreaker, CircuitMemory, CircuitSettings, Permit, Refused};
 pub use classification::{Class, Failure, classify};
 pub use retry::{Attempt, Decision, GiveUp, RetryBudget, RetryPolicy, Treatment};
