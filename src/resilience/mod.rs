@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod circuit;
 pub mod classification;
 pub mod dedup;
+pub mod reorder;
 pub mod retry;
 pub mod sequence;
 
@@ -15,5 +16,6 @@ pub use backoff::Backoff;
 pub use circuit::{Circuit, CircuitBreaker, CircuitMemory, CircuitSettings, Permit, Refused};
 pub use classification::{Class, Failure, classify};
 pub use dedup::{Ask, ClaimId, Dedup, Holder};
+pub use reorder::{GapPolicy, Release, ReorderBuffer, ReorderSettings};
 pub use retry::{Attempt, Decision, GiveUp, RetryBudget, RetryPolicy, Treatment};
 pub use sequence::{RangeSet, Seen, SequenceTracker, Start};
