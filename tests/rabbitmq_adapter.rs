@@ -1085,7 +1085,13 @@ async fn the_circuit_opens_on_a_broker_that_is_gone_and_closes_when_it_is_back()
         broker_port.open(true).await;
         let mut options = options(&broker_port.url(&vhost.amqp_url()));
         let recovery = Duration::from_millis(500);
-        options.circuit = CircuitSettings { threshold: 3, recovery, probes: 1 };
+        options.circuit = CircuitSettings {
+            threshold: 3,
+            recovery,
+            longest_recovery: recovery,
+            probes: 1,
+            ..CircuitSettings::default()
+        };
         let broker = RabbitBroker::connect(options).await.unwrap();
         declare(&*broker, classic("q")).await;
         // It hangs up on everybody from now on.

@@ -12,7 +12,7 @@ use super::context::{
     ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
 };
 use super::error::ErrorView;
-use super::explain::{ExplainListView, ExplainView};
+use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
 use super::output::{View, schema};
 use super::publish::PublishView;
@@ -47,6 +47,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<QueueExplanation>(),
         of::<QuickstartPlanView>(),
         of::<QuickstartView>(),
+        of::<RetryTableView>(),
         of::<RouteReport>(),
         of::<VersionView>(),
     ]

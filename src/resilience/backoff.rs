@@ -24,6 +24,12 @@ impl Backoff {
         self.attempt
     }
 
+    /// The same waits from number `attempt` on, for who counts the attempts elsewhere.
+    #[must_use]
+    pub const fn starting_at(self, attempt: u32) -> Self {
+        Backoff { attempt, ..self }
+    }
+
     /// The longest that the next wait can be.
     pub fn ceiling(&self) -> Duration {
         let factor = 1u32.checked_shl(self.attempt).unwrap_or(u32::MAX);

@@ -6,6 +6,18 @@
 
 pub mod backoff;
 pub mod circuit;
+pub mod classification;
+pub mod dedup;
+pub mod limiter;
+pub mod reorder;
+pub mod retry;
+pub mod sequence;
 
 pub use backoff::Backoff;
-pub use circuit::{Circuit, CircuitBreaker, CircuitSettings, Permit};
+pub use circuit::{Circuit, CircuitBreaker, CircuitMemory, CircuitSettings, Permit, Refused};
+pub use classification::{Class, Failure, classify};
+pub use dedup::{Ask, ClaimId, Dedup, Holder};
+pub use limiter::{Limit, Limiter, Priority, Reserve, Shortage};
+pub use reorder::{GapPolicy, Release, ReorderBuffer, ReorderSettings};
+pub use retry::{Attempt, Decision, GiveUp, RetryBudget, RetryPolicy, Treatment};
+pub use sequence::{RangeSet, Seen, SequenceTracker, Start};

@@ -20,6 +20,24 @@ fn a_code_is_explained_and_an_unknown_one_names_the_nearest() {
 }
 
 #[test]
+fn what_is_tried_again_is_told_from_the_table_that_decides_it() {
+    let machine = Machine::new();
+    let table = machine.run("explain retry -o json").json();
+    let rows = table["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), nexus::resilience::classification::TABLE.len());
+    let poison = rows.iter().find(|row| row["source"] == "exit status" && row["first"] == 65);
+    assert_eq!(poison.expect("status 65")["class"], "poison");
+    let text = machine.run("explain retry").ok();
+    assert!(text.contains("BECAUSE") && text.contains("too many requests"), "{text}");
+    assert!(machine.run("explain").ok().contains("which failures are tried again"));
+    assert!(machine.run("explain 404").ok().ends_with(
+        "For a message that fails so: permanent. The queue or exchange has to be declared.\n"
+    ));
+    assert_eq!(machine.run("explain 320 -o json").json()["retry"]["class"], "retriable");
+    assert!(machine.run("explain 6 -o json").json()["retry"].is_null());
+}
+
+#[test]
 fn help_and_version_go_to_stdout_and_usage_errors_to_stderr_with_status_64() {
     let machine = Machine::new();
     assert_eq!(machine.run("--version").ok(), "nexusctl 0.1.0\n");

@@ -90,7 +90,8 @@ impl Core {
     pub(super) fn permit(self: &Arc<Self>, attempted: &str) -> Result<Leave, BrokerError> {
         match self.breaker().permit(self.clock.now()) {
             Ok(permit) => Ok(Leave { core: Arc::clone(self), permit: Some(permit) }),
-            Err(wait) => {
+            Err(refused) => {
+                let wait = refused.wait.unwrap_or_default();
                 let again = HumanDuration(Duration::from_millis(
                     u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1),
                 ));
@@ -292,7 +293,8 @@ pub(super) struct Leave {
 impl Leave {
     pub(super) fn succeeded(mut self) {
         if let Some(permit) = self.permit.take() {
-            self.core.breaker().succeeded(permit);
+            let now = self.core.clock.now();
+            self.core.breaker().succeeded(permit, now);
             self.core.suspicious.store(false, Ordering::Relaxed);
         }
     }

@@ -80,7 +80,11 @@ impl ConnectOptions {
             timeout: Duration::from_secs(10),
             clock: Arc::new(SystemClock),
             seed: 0,
-            circuit: CircuitSettings::default(),
+            // One probe every two seconds costs a broker nothing, and people wait for it.
+            circuit: CircuitSettings {
+                longest_recovery: Duration::from_secs(2),
+                ..CircuitSettings::default()
+            },
             client_name: "nexusctl".to_owned(),
         }
     }

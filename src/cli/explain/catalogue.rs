@@ -15,7 +15,7 @@ pub struct Entry {
 
 /// Every entry: exit statuses, AMQP reply codes, then names.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
-    [STATUSES, REPLIES, FAILURES, FINDINGS].into_iter().flatten()
+    [STATUSES, TABLES, REPLIES, FAILURES, FINDINGS].into_iter().flatten()
 }
 
 const fn entry(
@@ -161,6 +161,18 @@ const STATUSES: &[Entry] = &[
         "Run the command again: it goes on where it stopped.",
     ),
 ];
+
+/// The entry that stands for the table of failures and what becomes of them.
+pub const RETRY: &str = "retry";
+
+/// What is explained by a table of its own.
+const TABLES: &[Entry] = &[entry(
+    RETRY,
+    "which failures are tried again",
+    "Every reply code, exit status, signal and HTTP status has a class that decides about the next \
+     attempt.",
+    "`nexusctl explain retry` prints the table.",
+)];
 
 /// What AMQP 0-9-1 and RabbitMQ answer with.
 const REPLIES: &[Entry] = &[

@@ -6,20 +6,22 @@ mod view;
 use clap::Args;
 
 use crate::base::suggest::nearest;
+use crate::resilience::classification::TABLE;
 
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
 use super::session::Session;
 
 use catalogue::Entry;
-pub use view::{ExplainListView, ExplainView};
+pub use view::{ExplainListView, ExplainView, RetryTableView};
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  nexusctl explain\n  nexusctl explain 5\n  \
-                        nexusctl explain 406\n  nexusctl explain document/unknown-key")]
+                        nexusctl explain 406\n  nexusctl explain retry\n  nexusctl explain document/unknown-key")]
 pub struct ExplainArgs {
-    /// An exit status, an AMQP reply code, or a code such as `broker/unreachable`; all when left out
+    /// An exit status, an AMQP reply code, or a code such as `broker/unreachable`; `retry` prints which
+    /// failures are tried again; all codes when left out
     #[arg(value_name = "CODE")]
     code: Option<String>,
 }
@@ -32,6 +34,10 @@ pub(super) fn run(args: ExplainArgs, session: &mut Session) -> Result<ExitStatus
         return Ok(ExitStatus::Done);
     };
     let asked = asked.trim().trim_start_matches("error[").trim_end_matches(']').to_lowercase();
+    if asked == catalogue::RETRY {
+        session.ui.report(&RetryTableView::new(TABLE))?;
+        return Ok(ExitStatus::Done);
+    }
     match find(&asked) {
         Some(entry) => {
             session.ui.report(&ExplainView::from(entry))?;
