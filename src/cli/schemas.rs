@@ -16,7 +16,7 @@ use super::explain::{ExplainListView, ExplainView};
 use super::init::InitView;
 use super::output::{View, schema};
 use super::publish::PublishView;
-use super::queue::{PeekPlanView, QueueListView, QueueView};
+use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView};
 use super::quickstart::{QuickstartPlanView, QuickstartView};
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
@@ -46,6 +46,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<PeekPlanView>(),
         of::<PlanView>(),
         of::<PublishView>(),
+        of::<PurgeView>(),
         of::<QueueExplanation>(),
         of::<QueueListView>(),
         of::<QueueView>(),

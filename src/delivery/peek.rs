@@ -1,7 +1,8 @@
 //! Looking at messages without taking them: what a look costs, and the look itself.
 //!
 //! A look is one consumer with no more prefetch than asked for, whose channel is then closed: all other
-//! ways disturb the order. Every look costs each message of a quorum queue one of its lives, and no
+//! ways disturb the order. Only where a quorum queue has messages that came back before, those are held
+//! to the last of them. Every look costs each message of a quorum queue one of its lives, and no
 //! broker tells beforehand how many are left; so whoever looks notes the most returns it has seen
 //! ([`Look::returns`]) and hands that to the next [`cost`].
 
@@ -109,6 +110,10 @@ pub struct PeekOptions {
     pub ready: Option<u64>,
     /// How long a message is waited for.
     pub wait: Duration,
+    /// Whether what comes back waits in a line of its own.
+    pub is_quorum: bool,
+    /// Whether only one consumer gets messages.
+    pub single_active_consumer: bool,
     /// Where in a stream to begin.
     pub offset: Option<FieldValue>,
 }
@@ -118,8 +123,12 @@ pub struct PeekOptions {
 pub struct Look {
     /// The messages, in the order of the queue.
     pub deliveries: Vec<Delivery>,
-    /// The most returns of any of them, this one included.
+    /// The most returns of any message held, this one included.
     pub returns: u64,
+    /// How many were held, so that these could come back to their places.
+    pub held: u64,
+    /// Whether it is certain that they did.
+    pub order_kept: bool,
 }
 
 /// How often the broker has had this message back. On a first delivery the header may be what a client
@@ -140,40 +149,87 @@ pub async fn peek(
     options: PeekOptions,
 ) -> Result<Look, BrokerError> {
     let mut arguments = FieldTable::new();
-    if let Some(offset) = options.offset {
+    if let Some(offset) = options.offset.clone() {
         arguments.insert("x-stream-offset", offset);
     }
-    let subscription = ConsumerOptions {
-        prefetch: options.count.max(1),
-        exclusive: false,
-        arguments,
-        reconnect: false,
-    };
     let most = u64::from(options.count).min(options.ready.unwrap_or(u64::MAX));
     if most == 0 {
-        return Ok(Look::default());
+        return Ok(Look { order_kept: true, ..Look::default() });
     }
-    let mut consumer = broker.consumer(queue, subscription).await?;
-    let taken = take(consumer.as_mut(), most, options.wait).await;
-    consumer.close().await?;
-    let deliveries = taken?;
-    let returns = deliveries.iter().map(returns_of).max().map_or(0, |most| most + 1);
-    Ok(Look { deliveries, returns })
+    let mut hold = Hold { broker, queue, arguments, wait: options.wait, consumers: Vec::new() };
+    let seen = hold.see(&options, most).await;
+    hold.let_go().await?;
+    seen
 }
 
-async fn take(
-    consumer: &mut dyn Consumer,
-    most: u64,
+/// Consumers that hold what is looked at.
+struct Hold<'a> {
+    broker: &'a dyn Broker,
+    queue: &'a QueueName,
+    arguments: FieldTable,
     wait: Duration,
-) -> Result<Vec<Delivery>, BrokerError> {
-    let mut deliveries = Vec::new();
-    while (deliveries.len() as u64) < most {
-        match timeout(wait, consumer.next()).await {
-            Ok(delivery) => deliveries.push(delivery?),
-            Err(_) => break,
+    consumers: Vec<Box<dyn Consumer>>,
+}
+
+/// The most messages that one more consumer holds.
+const MORE: u64 = 2000;
+
+impl Hold<'_> {
+    async fn see(&mut self, options: &PeekOptions, most: u64) -> Result<Look, BrokerError> {
+        let ready = options.ready.unwrap_or(most);
+        let alone = options.single_active_consumer && options.is_quorum;
+        let first = if alone { most.max(ready.min(MORE)) } else { most };
+        let mut deliveries = self.take(first).await?;
+        let mut held = deliveries.len() as u64;
+        let mut returns = deliveries.iter().map(returns_of).max();
+        let mut returned = deliveries.last().is_some_and(|last| last.redelivered);
+        deliveries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+        // What came back to a quorum queue waits in a line of its own, and what comes back now joins
+        // the end of that line. So the whole line has to be held, or its head changes.
+        while options.is_quorum && !alone && returned && held < ready {
+            let more = self.take(held.clamp(64, MORE).min(ready - held)).await?;
+            let Some(last) = more.last() else { break };
+            returned = last.redelivered;
+            held += more.len() as u64;
+            returns = returns.max(more.iter().map(returns_of).max());
         }
+        let order_kept = !(options.is_quorum && returned && held < ready);
+        Ok(Look { deliveries, returns: returns.map_or(0, |most| most + 1), held, order_kept })
     }
-    Ok(deliveries)
+
+    /// Holds so many more.
+    async fn take(&mut self, most: u64) -> Result<Vec<Delivery>, BrokerError> {
+        let subscription = ConsumerOptions {
+            prefetch: u16::try_from(most).unwrap_or(u16::MAX),
+            exclusive: false,
+            arguments: self.arguments.clone(),
+            reconnect: false,
+        };
+        let mut consumer = self.broker.consumer(self.queue, subscription).await?;
+        let mut deliveries = Vec::new();
+        let mut end = Ok(());
+        while (deliveries.len() as u64) < most {
+            match timeout(self.wait, consumer.next()).await {
+                Ok(Ok(delivery)) => deliveries.push(delivery),
+                Ok(Err(error)) => {
+                    end = Err(error);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        self.consumers.push(consumer);
+        end.map(|()| deliveries)
+    }
+
+    /// Gives everything back: who held first gives back first, or the order changes.
+    async fn let_go(self) -> Result<(), BrokerError> {
+        let mut end = Ok(());
+        for consumer in self.consumers {
+            end = end.and(consumer.close().await);
+        }
+        end
+    }
 }
 
 #[cfg(test)]

@@ -192,6 +192,22 @@ fn twenty_five_looks_leave_the_messages_in_order_or_are_refused() {
 }
 
 #[test]
+fn a_smaller_look_after_a_larger_one_keeps_the_order() {
+    for place in places("smaller") {
+        let label = &place.label;
+        place.send("work.quorum", 0..200);
+        for (count, seen) in [(150, 150), (1, 1), (40, 40), (3, 3)] {
+            assert_eq!(
+                place.peeked("work.quorum", count),
+                (0..seen).collect::<Vec<_>>(),
+                "{label}"
+            );
+        }
+        assert_eq!(place.drained("work.quorum"), (0..200).collect::<Vec<_>>(), "{label}");
+    }
+}
+
+#[test]
 fn a_look_that_would_see_nothing_or_do_harm_is_refused_by_name() {
     for place in places("bars") {
         let label = &place.label;
@@ -216,5 +232,35 @@ fn a_look_that_would_see_nothing_or_do_harm_is_refused_by_name() {
         }
         let next = place.machine.run("queue peek history --from next --wait 300ms --raw").ok();
         assert_eq!(next, "", "{label}");
+    }
+}
+
+#[test]
+fn a_purge_wants_the_name_counts_exactly_and_keeps_what_it_takes() {
+    for place in places("purge") {
+        let label = &place.label;
+        let machine = &place.machine;
+        for queue in ["work.classic", "work.quorum"] {
+            place.send(queue, 0..3000);
+            let plan = place.json(&format!("queue purge {queue} --dry-run"));
+            assert_eq!((&plan["ready"], &plan["removed"]), (&3000.into(), &0.into()), "{label}");
+            for refused in ["", "--yes", "--confirm other"] {
+                let ran = machine.run(&format!("queue purge {queue} {refused}"));
+                assert_eq!(ran.status, 4, "{label}: {}", ran.shown());
+            }
+            let unwritable = format!("queue purge {queue} --backup /dev/full --confirm {queue}");
+            let ran = machine.run(&unwritable);
+            assert_eq!(ran.status, 1, "{label}: {}", ran.shown());
+            let line = format!("queue purge {queue} --backup {queue}.ndjson --confirm {queue}");
+            let done = place.json(&line);
+            assert_eq!(done["removed"], 3000, "{label}: {queue}: {done}");
+            assert_eq!(done["backedUp"], 3000, "{label}: {queue}: {done}");
+            assert_eq!(place.drained(queue), Vec::<u32>::new(), "{label}: {queue}");
+            let back = format!("publish --records -f {queue}.ndjson -q");
+            assert_eq!(machine.run(&back).status, 0, "{label}");
+            assert_eq!(place.drained(queue), (0..3000).collect::<Vec<_>>(), "{label}: {queue}");
+        }
+        let missing = machine.run("queue purge work.quorun --confirm work.quorun");
+        assert_eq!(missing.status, 1, "{label}: {}", missing.shown());
     }
 }

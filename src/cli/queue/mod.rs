@@ -4,6 +4,7 @@ mod find;
 mod ledger;
 mod list;
 mod peek;
+mod purge;
 mod rows;
 mod show;
 
@@ -19,6 +20,7 @@ use super::session::Session;
 use super::settings::Settings;
 
 pub use peek::PeekPlanView;
+pub use purge::PurgeView;
 pub use rows::QueueListView;
 pub use show::QueueView;
 
@@ -40,6 +42,8 @@ enum QueueCommand {
     Show(show::ShowArgs),
     /// Look at messages without taking them
     Peek(peek::PeekArgs),
+    /// Take out everything in a queue, with a backup when asked for
+    Purge(purge::PurgeArgs),
 }
 
 /// Runs one of the commands.
@@ -50,6 +54,7 @@ pub(super) fn run(args: QueueArgs, session: &mut Session) -> Result<ExitStatus, 
         QueueCommand::Find(args) => find::run(args, session),
         QueueCommand::Show(args) => show::run(args, session),
         QueueCommand::Peek(args) => peek::run(args, session),
+        QueueCommand::Purge(args) => purge::run(args, session),
     }
 }
 

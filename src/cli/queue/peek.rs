@@ -206,6 +206,8 @@ pub(super) fn run(args: PeekArgs, session: &mut Session) -> Result<ExitStatus, C
         let options = PeekOptions {
             count,
             ready: (!is_stream).then_some(facts.ready),
+            is_quorum: facts.queue_type == QueueType::Quorum,
+            single_active_consumer: facts.single_active_consumer,
             wait: wait.0.max(Duration::from_millis(50)),
             offset: is_stream.then(|| from.map_or("first".into(), |Offset(offset)| offset)),
         };
@@ -216,6 +218,13 @@ pub(super) fn run(args: PeekArgs, session: &mut Session) -> Result<ExitStatus, C
             && let Err(error) = ledger.note(look.returns, now)
         {
             warnings.push(format!("the next look will not know what this one cost: {error}"));
+        }
+        if !look.order_kept {
+            warnings.push(
+                "more messages had come back to the queue before than could be held: the ones looked at \
+                 are now behind those"
+                    .to_owned(),
+            );
         }
         let bytes = written(format, framed, &look.deliveries, queue.as_str())
             .map_err(|error| CliError::stdout(&error))?;
