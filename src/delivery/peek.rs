@@ -158,8 +158,8 @@ pub async fn peek(
     }
     let mut hold = Hold { broker, queue, arguments, wait: options.wait, consumers: Vec::new() };
     let seen = hold.see(&options, most).await;
-    hold.let_go().await?;
-    seen
+    let back = hold.let_go().await?;
+    seen.map(|look| Look { order_kept: look.order_kept && back, ..look })
 }
 
 /// Consumers that hold what is looked at.
@@ -168,7 +168,8 @@ struct Hold<'a> {
     queue: &'a QueueName,
     arguments: FieldTable,
     wait: Duration,
-    consumers: Vec<Box<dyn Consumer>>,
+    /// Each with how many it holds.
+    consumers: Vec<(Box<dyn Consumer>, u64)>,
 }
 
 /// The most messages that one more consumer holds.
@@ -218,18 +219,45 @@ impl Hold<'_> {
                 Err(_) => break,
             }
         }
-        self.consumers.push(consumer);
+        self.consumers.push((consumer, deliveries.len() as u64));
         end.map(|()| deliveries)
     }
 
-    /// Gives everything back: who held first gives back first, or the order changes.
-    async fn let_go(self) -> Result<(), BrokerError> {
-        let mut end = Ok(());
-        for consumer in self.consumers {
-            end = end.and(consumer.close().await);
+    /// Gives everything back: who held first gives back first, or the order changes. Each waits until
+    /// the queue has what the one before it held, for a closed channel is noticed some time later.
+    /// Returns whether that was seen.
+    async fn let_go(self) -> Result<bool, BrokerError> {
+        let mut end = Ok(true);
+        let mut rest = self.consumers.into_iter().peekable();
+        while let Some((consumer, held)) = rest.next() {
+            let before = self.broker.depth(self.queue).await.ok().flatten();
+            let closed = consumer.close().await;
+            let mut back = true;
+            if rest.peek().is_some() {
+                let ready = before.map_or(0, |depth| depth.ready) + held;
+                back = is_back(self.broker, self.queue, ready).await;
+            }
+            end = end.and_then(|all| closed.map(|()| all && back));
         }
         end
     }
+}
+
+/// Waits until so many messages are ready.
+async fn is_back(broker: &dyn Broker, queue: &QueueName, ready: u64) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    const PAUSE: Duration = Duration::from_millis(10);
+    let waited = timeout(PATIENCE, async {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            match broker.depth(queue).await {
+                Ok(Some(depth)) if depth.ready >= ready => return true,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    });
+    waited.await.unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -221,8 +221,8 @@ pub(super) fn run(args: PeekArgs, session: &mut Session) -> Result<ExitStatus, C
         }
         if !look.order_kept {
             warnings.push(
-                "more messages had come back to the queue before than could be held: the ones looked at \
-                 are now behind those"
+                "the queue has messages that came back to it before: the ones looked at may now be behind \
+                 those"
                     .to_owned(),
             );
         }
