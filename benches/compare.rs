@@ -196,20 +196,24 @@ fn row(what: &str, figure: &str, bound: &str) {
     println!("{what:<52} {figure:<44} {bound}");
 }
 
+/// A part's name for the command line, and what measures it.
+type Part = (&'static str, fn(&Bench));
+
+const PARTS: [Part; 6] = [
+    ("version", version),
+    ("cold", cold_publish),
+    ("bulk", bulk),
+    ("memory", memory),
+    ("embedded", embedded),
+    ("plan", plan),
+];
+
 fn compare() {
     let bench = Bench::from_env();
-    let parts: [(&str, fn(&Bench)); 6] = [
-        ("version", version),
-        ("cold", cold_publish),
-        ("bulk", bulk),
-        ("memory", memory),
-        ("embedded", embedded),
-        ("plan", plan),
-    ];
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     row("what", "measured (medians of one run)", "bound");
-    for (name, part) in parts {
+    for (name, part) in PARTS {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             part(&bench);
         }

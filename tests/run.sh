@@ -101,6 +101,8 @@ end_group() {
 # All temporary files of this run, those of the tests and of the nodes included.
 work=$(mktemp -d "${TMPDIR:-/tmp}/nexusctl-test.XXXXXX")
 mkdir "$work/tmp"
+# A test runs the tool as another user, who has to get to the files made for it.
+chmod 711 "$work" "$work/tmp"
 
 clean_up() {
   local status=$? group dir

@@ -531,6 +531,12 @@ const FINDINGS: &[Entry] = &[
         "Repair the line; `--on-error skip` or `file=PATH` goes on without it.",
     ),
     entry(
+        "json/number",
+        "a number is beyond every double",
+        "JSON allows it, but most readers refuse it or turn it into infinity.",
+        "Write a smaller number, or write it as a text.",
+    ),
+    entry(
         "record/duplicate-key",
         "a key stands in a record twice",
         "One of the two values would be ignored silently.",
