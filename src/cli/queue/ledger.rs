@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::BrokerIdentity;
 
-/// Queues that are remembered; the least looked at go first.
+/// Queues that are remembered; those looked at longest ago go first.
 const MOST: usize = 1000;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
