@@ -72,7 +72,7 @@ fn queues_are_listed_with_the_columns_asked_for_and_found_by_what_they_are() {
             (list["queues"][0]["ready"] == 7).then_some(list)
         });
         assert_eq!(names(&ready), ["work.classic", "work.quorum"], "{label}");
-        assert_eq!(ready["queues"][1]["type"], "quorum", "{label}");
+        assert_eq!(ready["queues"][1]["queueType"], "quorum", "{label}");
         assert_eq!(ready["queues"][0].as_object().unwrap().len(), 6, "{label}");
         let filtered = place.json("queue list --columns name --filter 'ready > 0'");
         assert_eq!(names(&filtered), ["work.classic"], "{label}");

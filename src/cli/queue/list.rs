@@ -14,7 +14,7 @@ use super::rows::{Column, Order, Wish};
 /// Arguments of `queue list`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Columns: name, type, ready, unacked, messages, consumers, state, durable, \
+    after_help = "Columns: name, queueType, ready, unacked, messages, consumers, state, durable, \
     autoDelete, exclusive, arguments, leader, members, online; and, for which the broker has to gather \
     statistics, which is slow where there are thousands of queues: policy, operatorPolicy, bytes, \
     memory, published.\n\nExamples:\n  nexusctl queue list\n  \

@@ -33,7 +33,7 @@ const fn column(name: &'static str, heading: &'static str, statistics: bool) -> 
 /// Every column there is.
 pub(super) const COLUMNS: [Column; 19] = [
     column("name", "NAME", false),
-    column("type", "TYPE", false),
+    column("queueType", "TYPE", false),
     column("ready", "READY", false),
     column("unacked", "UNACKED", false),
     column("messages", "MESSAGES", false),
@@ -54,7 +54,7 @@ pub(super) const COLUMNS: [Column; 19] = [
 ];
 
 /// The columns when none are chosen.
-const USUAL: [&str; 6] = ["name", "type", "ready", "unacked", "consumers", "state"];
+const USUAL: [&str; 6] = ["name", "queueType", "ready", "unacked", "consumers", "state"];
 
 impl FromStr for Column {
     type Err = String;
@@ -335,7 +335,10 @@ mod tests {
         assert_eq!(listed(Some("ready"), None, None), ["b.out", "b.in", "a.in"]);
         assert_eq!(listed(Some("ready:desc"), None, None), ["a.in", "b.in", "b.out"]);
         assert_eq!(listed(None, Some("ready != null && ready > 9"), None), ["a.in"]);
-        assert_eq!(listed(None, Some("type == 'quorum' && name.startsWith('b')"), None).len(), 2);
+        assert_eq!(
+            listed(None, Some("queueType == 'quorum' && name.startsWith('b')"), None).len(),
+            2
+        );
         assert_eq!(listed(None, Some("arguments['x-queue-type'] == 'quorum'"), None).len(), 3);
         assert_eq!(listed(None, None, Some("*.in")), ["a.in", "b.in"]);
         assert!("redy".parse::<Column>().unwrap_err().contains("`ready`"));
