@@ -29,5 +29,7 @@ pub use port::{
     Publish, Publisher, PublisherOptions, QueueDepth, Settled, Settlement, Ticket,
 };
 pub use read_only::ReadOnly;
-pub use snapshot::{Permissions, QueueState, Snapshot, VhostState};
+pub use snapshot::{
+    Permissions, QueueCounters, QueueDetails, QueueState, Snapshot, Subscriber, VhostState,
+};
 pub use version::{BrokerIdentity, Capabilities, Product, Version};

@@ -13,7 +13,7 @@ use crate::message::{FieldTable, Message};
 
 use super::change::{Change, Changed};
 use super::error::BrokerError;
-use super::snapshot::Snapshot;
+use super::snapshot::{QueueDetails, Snapshot};
 use super::version::{BrokerIdentity, Capabilities};
 
 /// A broker that has been reached.
@@ -41,6 +41,19 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Lists everything in the vhost. Only reads. Fails with `Unsupported` when the broker cannot
     /// be listed (RabbitMQ without its management API).
     async fn inspect(&self) -> Result<Snapshot, BrokerError>;
+
+    /// Lists the queues, sorted by name. Only reads. With `statistics` also what a broker has to gather
+    /// first: bytes, memory, policies; that is slow where there are many queues.
+    async fn list_queues(&self, statistics: bool) -> Result<Vec<QueueDetails>, BrokerError> {
+        let _ = statistics;
+        Ok(self.inspect().await?.queues.into_iter().map(QueueDetails::of).collect())
+    }
+
+    /// Everything the broker tells about one queue; `None` when it does not exist. Only reads.
+    async fn queue_details(&self, queue: &QueueName) -> Result<Option<QueueDetails>, BrokerError> {
+        let mut queues = self.inspect().await?.queues.into_iter();
+        Ok(queues.find(|state| state.definition.name == *queue).map(QueueDetails::of))
+    }
 
     /// How full one queue is; `None` when it does not exist. Works without the management API.
     async fn depth(&self, queue: &QueueName) -> Result<Option<QueueDepth>, BrokerError>;

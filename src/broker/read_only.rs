@@ -10,7 +10,7 @@ use crate::base::id::{ExchangeName, QueueName};
 use super::{
     Broker, BrokerError, BrokerIdentity, Capabilities, Change, Changed, Consumer, ConsumerOptions,
     Delivery, DeliveryTag, ErrorKind, Lock, LockError, LockHolder, Publisher, PublisherOptions,
-    QueueDepth, Settled, Settlement, Snapshot,
+    QueueDepth, QueueDetails, Settled, Settlement, Snapshot,
 };
 
 /// Passes reading on and refuses the rest: changes, locks, publishing, and every settlement but
@@ -47,6 +47,14 @@ impl Broker for ReadOnly {
 
     async fn inspect(&self) -> Result<Snapshot, BrokerError> {
         self.0.inspect().await
+    }
+
+    async fn list_queues(&self, statistics: bool) -> Result<Vec<QueueDetails>, BrokerError> {
+        self.0.list_queues(statistics).await
+    }
+
+    async fn queue_details(&self, queue: &QueueName) -> Result<Option<QueueDetails>, BrokerError> {
+        self.0.queue_details(queue).await
     }
 
     async fn depth(&self, queue: &QueueName) -> Result<Option<QueueDepth>, BrokerError> {

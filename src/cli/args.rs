@@ -134,6 +134,8 @@ pub enum Command {
     Publish(Box<super::publish::PublishArgs>),
     /// Take messages out of a queue, each acked only after it is written
     Consume(super::consume::ConsumeArgs),
+    /// List, show and search queues
+    Queue(super::queue::QueueArgs),
     /// Manage contexts: named ways to reach a broker
     Context(super::context::ContextArgs),
     /// Say what a status, an error code or a reply code means and what to do

@@ -25,6 +25,7 @@ pub mod missing;
 pub mod output;
 pub mod progress;
 pub mod publish;
+pub mod queue;
 pub mod quickstart;
 pub mod runtime;
 pub mod schemas;
@@ -200,6 +201,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Init(args) => init::run(args, session),
         Command::Consume(args) => consume::run(args, session),
         Command::Publish(args) => publish::run(*args, session),
+        Command::Queue(args) => queue::run(args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),
     }

@@ -217,6 +217,12 @@ impl Page {
 
     /// Adds a table without borders; nothing when there are no rows.
     pub fn table<const N: usize>(&mut self, headers: [&str; N], rows: Vec<[String; N]>) {
+        let headers = headers.map(str::to_owned).to_vec();
+        self.wide_table(headers, rows.into_iter().map(Vec::from).collect());
+    }
+
+    /// The same, with columns that are chosen by whoever looks.
+    pub fn wide_table(&mut self, headers: Vec<String>, rows: Vec<Vec<String>>) {
         use comfy_table::{ContentArrangement, Table, presets};
         if rows.is_empty() {
             return;

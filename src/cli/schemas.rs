@@ -16,6 +16,7 @@ use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
 use super::output::{View, schema};
 use super::publish::PublishView;
+use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView};
 use super::quickstart::{QuickstartPlanView, QuickstartView};
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
@@ -42,9 +43,13 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<GraphView>(),
         of::<InitView>(),
         of::<MessagesView>(),
+        of::<PeekPlanView>(),
         of::<PlanView>(),
         of::<PublishView>(),
+        of::<PurgeView>(),
         of::<QueueExplanation>(),
+        of::<QueueListView>(),
+        of::<QueueView>(),
         of::<QuickstartPlanView>(),
         of::<QuickstartView>(),
         of::<RetryTableView>(),

@@ -11,6 +11,7 @@ pub mod consume;
 pub mod filter;
 pub mod format;
 pub mod pace;
+pub mod peek;
 pub mod publish;
 pub mod sink;
 pub mod source;

@@ -16,6 +16,7 @@ mod harness;
 mod messages;
 mod process;
 mod project;
+mod queue;
 mod shell;
 mod terminal;
 mod topology;

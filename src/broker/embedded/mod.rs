@@ -52,7 +52,7 @@ use crate::broker::port::{
     Broker, Consumer, ConsumerOptions, Lock, LockError, LockHolder, Publisher, PublisherOptions,
     QueueDepth,
 };
-use crate::broker::snapshot::{QueueState, Snapshot, VhostState};
+use crate::broker::snapshot::{QueueDetails, QueueState, Snapshot, VhostState};
 use crate::broker::version::{BrokerIdentity, Product, Version};
 use crate::storage::{Durability, Options, StateFile, StorageError};
 
@@ -190,6 +190,25 @@ impl Broker for EmbeddedBroker {
             .await
     }
 
+    async fn list_queues(&self, _statistics: bool) -> Result<Vec<QueueDetails>, BrokerError> {
+        self.shared
+            .call("list the queues of the embedded broker", Durability::Process, |engine, store| {
+                engine.reap(store)?;
+                details(engine, store, None)
+            })
+            .await
+    }
+
+    async fn queue_details(&self, queue: &QueueName) -> Result<Option<QueueDetails>, BrokerError> {
+        let name = queue.clone();
+        self.shared
+            .call(&format!("look at queue `{queue}`"), Durability::Process, move |engine, store| {
+                engine.reap(store)?;
+                Ok(details(engine, store, Some(&name))?.pop())
+            })
+            .await
+    }
+
     async fn depth(&self, queue: &QueueName) -> Result<Option<QueueDepth>, BrokerError> {
         let name = queue.clone();
         let attempted = format!("look at queue `{queue}`");
@@ -240,26 +259,42 @@ impl Broker for EmbeddedBroker {
     }
 }
 
-fn snapshot(
+/// The queues of the vhost, or the one called `only`.
+fn details(
     engine: &mut Engine,
     store: Store<'_>,
-    identity: BrokerIdentity,
-) -> Result<Snapshot, Fault> {
-    let vhost = engine.vhost_id;
-    let mut queues = Vec::new();
-    for row in store.queues(vhost)? {
+    only: Option<&QueueName>,
+) -> Result<Vec<QueueDetails>, Fault> {
+    let rows = match only {
+        Some(name) => store.queue_named(engine.vhost_id, name.as_str())?.into_iter().collect(),
+        None => store.queues(engine.vhost_id)?,
+    };
+    let mut queues = Vec::with_capacity(rows.len());
+    for row in rows {
         let Some(info) = engine.info(store, row.id)? else { continue };
         let (ready, unacked) = engine.depth(store, row.id)?;
         let (consumers, _, _) = store.consumers(row.id)?;
-        queues.push(QueueState {
+        let state = QueueState {
             definition: info.definition.clone(),
             ready: Some(ready),
             unacked: Some(unacked),
             consumers: u64::try_from(consumers).ok(),
             policy: info.effective.policy.as_ref().map(ToString::to_string),
             operator_policy: info.effective.operator_policy.as_ref().map(ToString::to_string),
-        });
+        };
+        let bytes = Some(engine.waiting_bytes(store, row.id)?);
+        queues.push(QueueDetails { bytes, ..QueueDetails::of(state) });
     }
+    Ok(queues)
+}
+
+fn snapshot(
+    engine: &mut Engine,
+    store: Store<'_>,
+    identity: BrokerIdentity,
+) -> Result<Snapshot, Fault> {
+    let vhost = engine.vhost_id;
+    let queues = details(engine, store, None)?.into_iter().map(|queue| queue.state).collect();
     let mut policies = Vec::new();
     let mut operator_policies = Vec::new();
     for row in store.policies(vhost)? {

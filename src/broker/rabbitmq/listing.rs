@@ -13,7 +13,9 @@ use crate::broker::definition::{
     ApplyTo, BindingDefinition, Destination, ExchangeDefinition, ExchangeKind, PolicyDefinition,
     QueueDefinition, QueueType,
 };
-use crate::broker::snapshot::{Permissions, QueueState, VhostState};
+use crate::broker::snapshot::{
+    Permissions, QueueCounters, QueueDetails, QueueState, Subscriber, VhostState,
+};
 use crate::message::{FieldTable, FieldValue};
 
 /// The entries of a list, or of one page of it.
@@ -106,6 +108,56 @@ pub(super) fn queue(value: &Value) -> Option<QueueState> {
         consumers: count(value, "consumers"),
         policy: text(value, "policy").map(str::to_owned),
         operator_policy: text(value, "operator_policy").map(str::to_owned),
+    })
+}
+
+fn words(value: &Value, key: &str) -> Vec<String> {
+    let words = value.get(key).and_then(Value::as_array).into_iter().flatten();
+    words.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// A queue with everything that is told about it.
+pub(super) fn queue_details(value: &Value) -> Option<QueueDetails> {
+    let stats = value.get("message_stats").and_then(Value::as_object);
+    let counter = |key: &str| stats.and_then(|stats| stats.get(key)?.as_u64()).unwrap_or(0);
+    // A queue that nothing has gone through yet has no `message_stats`; `memory` tells that it was
+    // asked for.
+    let counted = stats.is_some() || value.get("memory").is_some();
+    Some(QueueDetails {
+        state: queue(value)?,
+        status: text(value, "state").map(str::to_owned),
+        leader: text(value, "leader").or_else(|| text(value, "node")).map(str::to_owned),
+        members: words(value, "members"),
+        online: words(value, "online"),
+        bytes: count(value, "message_bytes"),
+        memory: count(value, "memory"),
+        head_timestamp: count(value, "head_message_timestamp"),
+        counters: counted.then(|| QueueCounters {
+            published: counter("publish"),
+            delivered: counter("deliver_get"),
+            acked: counter("ack"),
+            redelivered: counter("redeliver"),
+        }),
+        subscribers: value
+            .get("consumer_details")
+            .and_then(Value::as_array)
+            .map(|entries| entries.iter().filter_map(subscriber).collect()),
+    })
+}
+
+fn subscriber(value: &Value) -> Option<Subscriber> {
+    let channel = value.get("channel_details");
+    let of_channel = |key: &str| Some(text(channel?, key)?.to_owned());
+    Some(Subscriber {
+        tag: text(value, "consumer_tag")?.to_owned(),
+        channel: channel.and_then(|channel| count(channel, "number")),
+        prefetch: count(value, "prefetch_count"),
+        acks: value.get("ack_required").and_then(Value::as_bool),
+        exclusive: flag(value, "exclusive"),
+        active: value.get("active").and_then(Value::as_bool),
+        connection: of_channel("connection_name"),
+        host: of_channel("peer_host"),
+        user: of_channel("user"),
     })
 }
 
@@ -205,10 +257,18 @@ mod tests {
             json!({"name": "v", "default_queue_type": "quorum", "tags": [], "metadata": {}}),
             json!({"queue": {"name": "q", "vhost": "v"}, "consumer_tag": "c"}),
             json!({"items": [{"name": "q"}], "page_count": 1, "total_count": 1}),
+            json!({"name": "d", "type": "quorum", "state": "running", "leader": "n1",
+                "members": ["n1", "n2"], "online": ["n1"], "memory": 9, "message_bytes": 4,
+                "head_message_timestamp": 7, "message_stats": {"publish": 3, "ack": 2},
+                "consumer_details": [{"consumer_tag": "c", "prefetch_count": 5,
+                    "ack_required": true, "exclusive": true, "active": false,
+                    "channel_details": {"number": 2, "connection_name": "a -> b",
+                        "peer_host": "h", "user": "u"}}]}),
         ]
     }
 
     fn read_all(value: &Value) {
+        let _ = queue_details(value);
         let _ = (exchange(value), queue(value), binding(value), policy(value), vhost(value));
         let list = std::slice::from_ref(value);
         let _ = (limits(list, "v"), consumers(list), permissions(value, "u"), pages(value));
@@ -277,6 +337,25 @@ mod tests {
         assert_eq!(limits(&samples[4..5], "v").get("max-queues"), Some(&5));
         assert_eq!(vhost(&samples[6]).default_queue_type, Some(QueueType::Quorum));
         assert_eq!(consumers(&samples[7..8]).get("q"), Some(&1));
+    }
+
+    #[test]
+    fn details_are_read_and_absent_ones_stay_unknown() {
+        let samples = samples();
+        let details = queue_details(&samples[9]).expect("a queue");
+        assert_eq!(details.leader.as_deref(), Some("n1"));
+        assert_eq!((details.members.len(), details.online.len()), (2, 1));
+        assert_eq!(
+            (details.bytes, details.memory, details.head_timestamp),
+            (Some(4), Some(9), Some(7))
+        );
+        let counters = details.counters.expect("counters");
+        assert_eq!((counters.published, counters.delivered, counters.acked), (3, 0, 2));
+        let subscriber = &details.subscribers.expect("subscribers")[0];
+        assert_eq!((subscriber.prefetch, subscriber.channel), (Some(5), Some(2)));
+        assert_eq!((subscriber.exclusive, subscriber.active), (true, Some(false)));
+        let bare = queue_details(&samples[0]).expect("a queue");
+        assert_eq!((bare.counters, bare.subscribers, bare.bytes), (None, None, None));
     }
 
     #[test]

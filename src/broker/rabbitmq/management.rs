@@ -22,7 +22,7 @@ use crate::base::url::ManagementUrl;
 use crate::broker::change::{Change, Changed};
 use crate::broker::definition::PolicyDefinition;
 use crate::broker::error::{BrokerError, ErrorKind};
-use crate::broker::snapshot::{Permissions, QueueState, Snapshot, VhostState};
+use crate::broker::snapshot::{Permissions, QueueDetails, QueueState, Snapshot, VhostState};
 use crate::broker::version::{BrokerIdentity, Capabilities, Product};
 use crate::message::FieldTable;
 
@@ -34,6 +34,15 @@ const LARGEST_ANSWER: usize = 64 << 20;
 
 /// Queues in one page.
 const PAGE: usize = 500;
+
+/// What a broker tells of its queues without gathering statistics.
+const COUNTS: &str = "disable_stats=true&enable_queue_totals=true";
+
+/// The columns that are read from the list with statistics.
+const STATISTICS: &str = "columns=name,type,durable,auto_delete,exclusive,arguments,state,node,\
+    leader,members,online,messages_ready,messages_unacknowledged,consumers,policy,operator_policy,\
+    message_bytes,memory,head_message_timestamp,message_stats.publish,message_stats.deliver_get,\
+    message_stats.ack,message_stats.redeliver";
 
 /// A client of one vhost.
 pub(super) struct Management {
@@ -386,10 +395,26 @@ impl Management {
         self.get(attempted, &[what, self.vhost.as_str()], query).await.map(listing::entries)
     }
 
-    /// All queues, page by page. When the number of queues changes meanwhile, a queue may have moved
-    /// from one page to the one before; then all is read again.
+    /// All queues with their counts.
     async fn queues(&self, attempted: &str) -> Result<Vec<QueueState>, Failure> {
+        let mut queues = self.all_pages(attempted, COUNTS, listing::queue, |q| q).await?;
+        if queues.iter().any(|queue| queue.ready.is_none() || queue.unacked.is_none()) {
+            self.add_counts(attempted, &mut queues).await?;
+        }
+        Ok(queues)
+    }
+
+    /// All queues, page by page, sorted by name. When the number of queues changes meanwhile, a queue
+    /// may have moved from one page to the one before; then all is read again.
+    async fn all_pages<T>(
+        &self,
+        attempted: &str,
+        wanted: &str,
+        read: fn(&Value) -> Option<T>,
+        state: fn(&T) -> &QueueState,
+    ) -> Result<Vec<T>, Failure> {
         const TRIES: usize = 3;
+        let name = |queue: &T| state(queue).definition.name.clone();
         let mut queues = Vec::new();
         for _ in 0..TRIES {
             queues.clear();
@@ -397,12 +422,10 @@ impl Management {
             let mut total = None;
             let mut steady = true;
             loop {
-                let query = format!(
-                    "?disable_stats=true&enable_queue_totals=true&page={page}&page_size={PAGE}"
-                );
+                let query = format!("?{wanted}&page={page}&page_size={PAGE}");
                 let answer = self.get(attempted, &["queues", self.vhost.as_str()], &query).await?;
                 let pages = listing::pages(&answer);
-                queues.extend(listing::entries(answer).iter().filter_map(listing::queue));
+                queues.extend(listing::entries(answer).iter().filter_map(read));
                 let Some((count, all)) = pages else { break };
                 steady &= total.replace(all).is_none_or(|before| before == all);
                 if page >= count {
@@ -410,17 +433,81 @@ impl Management {
                 }
                 page += 1;
             }
-            queues.sort_by(|a: &QueueState, b| a.definition.name.cmp(&b.definition.name));
-            queues.dedup_by(|a, b| a.definition.name == b.definition.name);
+            queues.sort_by_key(name);
+            queues.dedup_by(|a, b| state(a).definition.name == state(b).definition.name);
             let complete = total.is_none_or(|total| usize::try_from(total) == Ok(queues.len()));
             if steady && complete {
                 break;
             }
         }
-        if queues.iter().any(|queue| queue.ready.is_none() || queue.unacked.is_none()) {
-            self.add_counts(attempted, &mut queues).await?;
+        Ok(queues)
+    }
+
+    /// The queues with what is told cheaply, or with everything.
+    pub(super) async fn list_queues(
+        &self,
+        statistics: bool,
+    ) -> Result<Vec<QueueDetails>, BrokerError> {
+        let attempted = format!("list the queues of vhost `{}`", self.vhost);
+        match self.details_of_all(&attempted, statistics).await {
+            Ok(queues) => Ok(queues),
+            Err(failure) => Err(self.explain(&attempted, failure).await),
+        }
+    }
+
+    async fn details_of_all(
+        &self,
+        attempted: &str,
+        statistics: bool,
+    ) -> Result<Vec<QueueDetails>, Failure> {
+        let read = listing::queue_details;
+        if statistics {
+            return self.all_pages(attempted, STATISTICS, read, |q| &q.state).await;
+        }
+        let (queues, consumers) = tokio::join!(
+            self.all_pages(attempted, COUNTS, read, |q| &q.state),
+            self.consumers(attempted)
+        );
+        let (mut queues, consumers) = (queues?, consumers?);
+        // A stream is left out of the totals, and a version may know none.
+        let uncounted = |queue: &QueueDetails| queue.state.ready.is_none();
+        if queues.iter().any(uncounted) {
+            let mut states: Vec<QueueState> = queues.iter().map(|q| q.state.clone()).collect();
+            self.add_counts(attempted, &mut states).await?;
+            for (queue, state) in queues.iter_mut().zip(states) {
+                queue.state = state;
+            }
+        }
+        if let Some(consumers) = consumers {
+            for queue in &mut queues {
+                let state = &mut queue.state;
+                let count = consumers.get(state.definition.name.as_str()).copied().unwrap_or(0);
+                state.consumers = Some(state.consumers.unwrap_or(0).max(count));
+            }
         }
         Ok(queues)
+    }
+
+    /// Everything about one queue; `None` when it does not exist.
+    pub(super) async fn queue_details(
+        &self,
+        queue: &QueueName,
+    ) -> Result<Option<QueueDetails>, BrokerError> {
+        let attempted = format!("look at queue `{queue}`");
+        Ok(self.one_queue(&attempted, queue).await?.as_ref().and_then(listing::queue_details))
+    }
+
+    async fn one_queue(
+        &self,
+        attempted: &str,
+        queue: &QueueName,
+    ) -> Result<Option<Value>, BrokerError> {
+        let segments = ["queues", self.vhost.as_str(), queue.as_str()];
+        match self.get(attempted, &segments, "").await {
+            Ok(value) => Ok(Some(value)),
+            Err(Failure::Refused(refusal)) if refusal.status == 404 => Ok(None),
+            Err(failure) => Err(self.explain(attempted, failure).await),
+        }
     }
 
     /// Counts from the list with statistics, for versions and settings without the short way.
@@ -531,12 +618,7 @@ impl Management {
     /// One queue with its counts; `None` when it does not exist.
     pub(super) async fn queue(&self, queue: &QueueName) -> Result<Option<QueueState>, BrokerError> {
         let attempted = format!("look at queue `{queue}`");
-        let segments = ["queues", self.vhost.as_str(), queue.as_str()];
-        match self.get(&attempted, &segments, "").await {
-            Ok(value) => Ok(listing::queue(&value)),
-            Err(Failure::Refused(refusal)) if refusal.status == 404 => Ok(None),
-            Err(failure) => Err(self.explain(&attempted, failure).await),
-        }
+        Ok(self.one_queue(&attempted, queue).await?.as_ref().and_then(listing::queue))
     }
 
     /// The arguments of a queue, as far as they can be read.

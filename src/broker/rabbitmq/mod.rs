@@ -38,7 +38,7 @@ use super::port::{
     Broker, Consumer, ConsumerOptions, Lock, LockError, LockHolder, Publisher, PublisherOptions,
     QueueDepth,
 };
-use super::snapshot::Snapshot;
+use super::snapshot::{QueueDetails, Snapshot};
 use super::version::{BrokerIdentity, Product};
 
 use self::consumer::RabbitConsumer;
@@ -202,6 +202,22 @@ impl Broker for RabbitBroker {
         match &self.management {
             Some(management) => management.inspect(self.identity.clone()).await,
             None => Err(Management::missing(&format!("list vhost `{}`", self.identity.vhost))),
+        }
+    }
+
+    async fn list_queues(&self, statistics: bool) -> Result<Vec<QueueDetails>, BrokerError> {
+        match &self.management {
+            Some(management) => management.list_queues(statistics).await,
+            None => {
+                Err(Management::missing(&format!("list the queues of `{}`", self.identity.vhost)))
+            }
+        }
+    }
+
+    async fn queue_details(&self, queue: &QueueName) -> Result<Option<QueueDetails>, BrokerError> {
+        match &self.management {
+            Some(management) => management.queue_details(queue).await,
+            None => Err(Management::missing(&format!("look at queue `{queue}`"))),
         }
     }
 

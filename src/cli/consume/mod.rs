@@ -110,7 +110,7 @@ struct EndArgs {
 /// How a message is written.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "How to write")]
-struct ShapeArgs {
+pub(in crate::cli) struct ShapeArgs {
     /// Write bodies only, each followed by the delimiter
     #[arg(long, conflicts_with = "format")]
     raw: bool,
@@ -120,6 +120,34 @@ struct ShapeArgs {
     /// Write each message so: {routingKey}, {body}, {headers.NAME}, {record} and other fields
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
+}
+
+impl ShapeArgs {
+    /// Whether records are asked for, as they are.
+    pub(in crate::cli) fn is_plain(&self) -> bool {
+        !self.raw && self.format.is_none()
+    }
+}
+
+/// Bytes that are gathered before they are shown.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Gathered(Arc<Mutex<Vec<u8>>>);
+
+impl Gathered {
+    /// What has been gathered.
+    pub(in crate::cli) fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Write for Gathered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What happens to written messages.
@@ -149,9 +177,9 @@ impl From<AckArg> for AckMode {
 
 /// Where reading of a stream begins, as `x-stream-offset` takes it.
 #[derive(Clone, Debug, PartialEq)]
-struct Offset(FieldValue);
+pub(in crate::cli) struct Offset(pub(in crate::cli) FieldValue);
 
-fn parse_offset(text: &str) -> Result<Offset, String> {
+pub(in crate::cli) fn parse_offset(text: &str) -> Result<Offset, String> {
     if matches!(text, "first" | "last" | "next") {
         return Ok(Offset(text.into()));
     }
@@ -190,9 +218,8 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         .map(|text| Filter::parse(&text))
         .transpose()
         .map_err(|error| CliError::usage(format!("--filter: {error}")))?;
-    let is_document =
-        session.ui.format == OutputFormat::Json && !shape.raw && shape.format.is_none();
-    let format = format_of(shape, session.ui.format)?;
+    let is_document = session.ui.format == OutputFormat::Json && shape.is_plain();
+    let format = format_of(&shape, session.ui.format)?;
     let target = Connector::of(session)?;
     let mut arguments = FieldTable::new();
     if let Some(Offset(offset)) = &offset {
@@ -258,7 +285,7 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
             Sink::new(format, Box::new(DurableFile::new(file).map_err(failed)?))
         }
         (None, Some(shared)) => {
-            let frame = is_document.then(prefix);
+            let frame = is_document.then(json_frame);
             Sink::new(format, Box::new(Framed { inner: shared.clone(), before: frame }))
         }
         (None, None) => Sink::new(format, Box::new(Stream(io::sink()))),
@@ -320,15 +347,18 @@ async fn refused(
     CliError::from(error).hint(next)
 }
 
-fn format_of(shape: ShapeArgs, output: OutputFormat) -> Result<Format, CliError> {
+pub(in crate::cli) fn format_of(
+    shape: &ShapeArgs,
+    output: OutputFormat,
+) -> Result<Format, CliError> {
     let ShapeArgs { raw, delimiter, format } = shape;
     if let Some(text) = format {
         return text.parse::<FormatString>().map(Format::Custom).map_err(|error| {
             CliError::usage(format!("--format, character {}: {}", error.column, error.message))
         });
     }
-    if raw {
-        return unescape(&delimiter).map(Format::Raw).map_err(CliError::usage);
+    if *raw {
+        return unescape(delimiter).map(Format::Raw).map_err(CliError::usage);
     }
     match output {
         OutputFormat::Table | OutputFormat::Ndjson => Ok(Format::Ndjson),
@@ -442,7 +472,7 @@ impl Shared {
 }
 
 /// What stands before the array in a JSON document.
-fn prefix() -> Vec<u8> {
+pub(in crate::cli) fn json_frame() -> Vec<u8> {
     format!("{{\"apiVersion\":\"{API_VERSION}\",\"kind\":\"Messages\",\"messages\":").into_bytes()
 }
 

@@ -124,6 +124,15 @@ impl Engine {
         Ok((natural(counters.ready()), natural(counters.unacked())))
     }
 
+    /// Bytes of the messages that wait in a queue.
+    pub(in crate::broker::embedded) fn waiting_bytes(
+        &mut self,
+        store: Store<'_>,
+        queue: i64,
+    ) -> Result<u64, Fault> {
+        Ok(u64::try_from(self.counters(store, queue)?.bytes()).unwrap_or(0))
+    }
+
     fn lane_index(
         &mut self,
         store: Store<'_>,

@@ -1,0 +1,332 @@
+//! Looking at messages without taking them: what a look costs, and the look itself.
+//!
+//! A look is one consumer with no more prefetch than asked for, whose channel is then closed: all other
+//! ways disturb the order. Only where a quorum queue has messages that came back before, those are held
+//! to the last of them. Every look costs each message of a quorum queue one of its lives, and no
+//! broker tells beforehand how many are left; so whoever looks notes the most returns it has seen
+//! ([`Look::returns`]) and hands that to the next [`cost`].
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::base::id::QueueName;
+use crate::broker::effective::Overflow;
+use crate::broker::{Broker, BrokerError, Consumer, ConsumerOptions, Delivery, QueueType};
+use crate::message::{FieldTable, FieldValue};
+
+/// What is known of the queue before a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeekFacts {
+    /// Its type.
+    pub queue_type: QueueType,
+    /// After how many returns a message is dropped or dead-lettered; `None` is never.
+    pub delivery_limit: Option<u64>,
+    /// The most returns of one message that earlier looks saw, theirs included.
+    pub returns: u64,
+    /// How long messages live, in milliseconds.
+    pub ttl_ms: Option<u64>,
+    /// What happens when it is full; `None` when it has no bound.
+    pub overflow: Option<Overflow>,
+    /// Whether only one consumer gets messages.
+    pub single_active_consumer: bool,
+    /// Whether a consumer is there that wants to be alone.
+    pub exclusive_consumer: bool,
+    /// Consumers attached.
+    pub consumers: u64,
+    /// Messages that wait.
+    pub ready: u64,
+    /// Whether dropped messages go somewhere.
+    pub dead_letters: bool,
+}
+
+/// What a look would cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// How many returns the worst known message survives now; `None` is any number.
+    pub lives: Option<u64>,
+    /// Why not to look: it would bring messages near their end.
+    pub danger: Option<String>,
+    /// Why a look would see nothing now.
+    pub barred: Option<String>,
+    /// What else to know.
+    pub warnings: Vec<String>,
+}
+
+/// What a look at a queue costs, when a message has to keep `keep` lives.
+pub fn cost(facts: &PeekFacts, keep: u64) -> Cost {
+    if facts.queue_type == QueueType::Stream {
+        return Cost::default();
+    }
+    let mut cost = Cost::default();
+    let fate = if facts.dead_letters { "dead-lettered" } else { "dropped" };
+    if let (QueueType::Quorum, Some(limit)) = (facts.queue_type, facts.delivery_limit) {
+        let lives = limit.saturating_sub(facts.returns);
+        cost.lives = Some(lives);
+        if lives < keep {
+            cost.danger = Some(format!(
+                "a message has {lives} of its {limit} lives left as far as is known, fewer than {keep}; \
+                 a look takes one, and without any it is {fate}"
+            ));
+        } else {
+            cost.warnings.push(format!(
+                "a look takes one of the lives of each message: {lives} of {limit} are left as far as \
+                 is known"
+            ));
+        }
+    }
+    if facts.exclusive_consumer && facts.queue_type == QueueType::Classic {
+        cost.barred = Some("a consumer has the queue to itself".to_owned());
+    } else if facts.single_active_consumer && facts.consumers > 0 {
+        cost.barred = Some("a single active consumer gets every message".to_owned());
+    }
+    if facts.ttl_ms.is_some() {
+        cost.warnings.push(
+            "a message whose time runs out while it is looked at is dropped, not dead-lettered"
+                .to_owned(),
+        );
+    }
+    if facts.overflow == Some(Overflow::DropHead) {
+        cost.warnings.push(
+            "if the queue overflows during the look, the messages looked at go first".to_owned(),
+        );
+    }
+    if facts.consumers > 0 && cost.barred.is_none() {
+        cost.warnings.push(
+            "others consume: what they hold is not seen, and what is looked at reaches them a little \
+             later, marked as redelivered"
+                .to_owned(),
+        );
+    }
+    cost
+}
+
+/// How to look.
+#[derive(Clone, Debug)]
+pub struct PeekOptions {
+    /// At how many messages, at most.
+    pub count: u16,
+    /// How many wait in the queue; `None` is not known, as in a stream.
+    pub ready: Option<u64>,
+    /// How long a message is waited for.
+    pub wait: Duration,
+    /// Whether what comes back waits in a line of its own.
+    pub is_quorum: bool,
+    /// Whether only one consumer gets messages.
+    pub single_active_consumer: bool,
+    /// Where in a stream to begin.
+    pub offset: Option<FieldValue>,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// The messages, in the order of the queue.
+    pub deliveries: Vec<Delivery>,
+    /// The most returns of any message held, this one included.
+    pub returns: u64,
+    /// How many were held, so that these could come back to their places.
+    pub held: u64,
+    /// Whether it is certain that they did.
+    pub order_kept: bool,
+}
+
+/// How often the broker has had this message back. On a first delivery the header may be what a client
+/// sent, or left from another queue.
+pub fn returns_of(delivery: &Delivery) -> u64 {
+    let header = delivery.message.properties.header("x-delivery-count");
+    let count = header.filter(|_| delivery.redelivered).and_then(FieldValue::as_i64);
+    u64::try_from(count.unwrap_or(0)).unwrap_or(0)
+}
+
+/// Looks at the first messages of `queue`. They are back at their places when this returns.
+///
+/// # Errors
+/// When the broker fails; the messages are back then too.
+pub async fn peek(
+    broker: &dyn Broker,
+    queue: &QueueName,
+    options: PeekOptions,
+) -> Result<Look, BrokerError> {
+    let mut arguments = FieldTable::new();
+    if let Some(offset) = options.offset.clone() {
+        arguments.insert("x-stream-offset", offset);
+    }
+    let most = u64::from(options.count).min(options.ready.unwrap_or(u64::MAX));
+    if most == 0 {
+        return Ok(Look { order_kept: true, ..Look::default() });
+    }
+    let mut hold = Hold { broker, queue, arguments, wait: options.wait, consumers: Vec::new() };
+    let seen = hold.see(&options, most).await;
+    let back = hold.let_go().await?;
+    seen.map(|look| Look { order_kept: look.order_kept && back, ..look })
+}
+
+/// Consumers that hold what is looked at.
+struct Hold<'a> {
+    broker: &'a dyn Broker,
+    queue: &'a QueueName,
+    arguments: FieldTable,
+    wait: Duration,
+    /// Each with how many it holds.
+    consumers: Vec<(Box<dyn Consumer>, u64)>,
+}
+
+/// The most messages that one more consumer holds.
+const MORE: u64 = 2000;
+
+impl Hold<'_> {
+    async fn see(&mut self, options: &PeekOptions, most: u64) -> Result<Look, BrokerError> {
+        let ready = options.ready.unwrap_or(most);
+        let alone = options.single_active_consumer && options.is_quorum;
+        let first = if alone { most.max(ready.min(MORE)) } else { most };
+        let mut deliveries = self.take(first).await?;
+        let mut held = deliveries.len() as u64;
+        let mut returns = deliveries.iter().map(returns_of).max();
+        let mut returned = deliveries.last().is_some_and(|last| last.redelivered);
+        deliveries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+        // What came back to a quorum queue waits in a line of its own, and what comes back now joins
+        // the end of that line. So the whole line has to be held, or its head changes.
+        while options.is_quorum && !alone && returned && held < ready {
+            let more = self.take(held.clamp(64, MORE).min(ready - held)).await?;
+            let Some(last) = more.last() else { break };
+            returned = last.redelivered;
+            held += more.len() as u64;
+            returns = returns.max(more.iter().map(returns_of).max());
+        }
+        let order_kept = !(options.is_quorum && returned && held < ready);
+        Ok(Look { deliveries, returns: returns.map_or(0, |most| most + 1), held, order_kept })
+    }
+
+    /// Holds so many more.
+    async fn take(&mut self, most: u64) -> Result<Vec<Delivery>, BrokerError> {
+        let subscription = ConsumerOptions {
+            prefetch: u16::try_from(most).unwrap_or(u16::MAX),
+            exclusive: false,
+            arguments: self.arguments.clone(),
+            reconnect: false,
+        };
+        let mut consumer = self.broker.consumer(self.queue, subscription).await?;
+        let mut deliveries = Vec::new();
+        let mut end = Ok(());
+        while (deliveries.len() as u64) < most {
+            match timeout(self.wait, consumer.next()).await {
+                Ok(Ok(delivery)) => deliveries.push(delivery),
+                Ok(Err(error)) => {
+                    end = Err(error);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        self.consumers.push((consumer, deliveries.len() as u64));
+        end.map(|()| deliveries)
+    }
+
+    /// Gives everything back: who held first gives back first, or the order changes. Each waits until
+    /// the queue has what the one before it held, for a closed channel is noticed some time later.
+    /// Returns whether that was seen.
+    async fn let_go(self) -> Result<bool, BrokerError> {
+        let mut end = Ok(true);
+        let mut rest = self.consumers.into_iter().peekable();
+        while let Some((consumer, held)) = rest.next() {
+            let before = self.broker.depth(self.queue).await.ok().flatten();
+            let closed = consumer.close().await;
+            let mut back = true;
+            if rest.peek().is_some() {
+                let ready = before.map_or(0, |depth| depth.ready) + held;
+                back = is_back(self.broker, self.queue, ready).await;
+            }
+            end = end.and_then(|all| closed.map(|()| all && back));
+        }
+        end
+    }
+}
+
+/// Waits until so many messages are ready.
+async fn is_back(broker: &dyn Broker, queue: &QueueName, ready: u64) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    const PAUSE: Duration = Duration::from_millis(10);
+    let waited = timeout(PATIENCE, async {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            match broker.depth(queue).await {
+                Ok(Some(depth)) if depth.ready >= ready => return true,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    });
+    waited.await.unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::delivery;
+    use super::*;
+
+    fn quorum(limit: Option<u64>, returns: u64) -> PeekFacts {
+        PeekFacts {
+            queue_type: QueueType::Quorum,
+            delivery_limit: limit,
+            returns,
+            ttl_ms: None,
+            overflow: None,
+            single_active_consumer: false,
+            exclusive_consumer: false,
+            consumers: 0,
+            ready: 1,
+            dead_letters: false,
+        }
+    }
+
+    #[test]
+    fn a_look_is_refused_before_the_floor_and_not_earlier() {
+        for (limit, returns, keep, refused) in [
+            (Some(20), 0, 3, false),
+            (Some(20), 17, 3, false),
+            (Some(20), 18, 3, true),
+            (Some(20), 40, 0, false),
+            (Some(2), 0, 3, true),
+            (Some(0), 0, 1, true),
+            (None, 1000, 3, false),
+        ] {
+            let cost = cost(&quorum(limit, returns), keep);
+            assert_eq!(cost.danger.is_some(), refused, "{limit:?} {returns} {keep}");
+            assert_eq!(cost.lives, limit.map(|limit: u64| limit.saturating_sub(returns)));
+        }
+        let classic = PeekFacts { queue_type: QueueType::Classic, ..quorum(Some(1), 1) };
+        assert_eq!(cost(&classic, 3), Cost::default());
+    }
+
+    #[test]
+    fn who_has_the_queue_alone_bars_the_look() {
+        let classic = PeekFacts { queue_type: QueueType::Classic, consumers: 1, ..quorum(None, 0) };
+        let exclusive = PeekFacts { exclusive_consumer: true, ..classic.clone() };
+        let single = PeekFacts { single_active_consumer: true, ..classic.clone() };
+        let idle = PeekFacts { consumers: 0, ..single.clone() };
+        let quorum = PeekFacts { queue_type: QueueType::Quorum, ..exclusive.clone() };
+        for (facts, barred) in
+            [(classic, false), (exclusive, true), (single, true), (idle, false), (quorum, false)]
+        {
+            assert_eq!(cost(&facts, 3).barred.is_some(), barred, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_lost_meanwhile_is_said() {
+        let facts =
+            PeekFacts { ttl_ms: Some(5), overflow: Some(Overflow::DropHead), ..quorum(None, 0) };
+        let said = cost(&facts, 3).warnings.join("; ");
+        assert!(said.contains("time runs out") && said.contains("overflows"), "{said}");
+    }
+
+    #[test]
+    fn a_count_on_a_first_delivery_is_not_believed() {
+        let mut given = delivery(1, "x");
+        given.message.properties.headers_mut().insert("x-delivery-count", 19);
+        assert_eq!(returns_of(&given), 0);
+        given.redelivered = true;
+        assert_eq!(returns_of(&given), 19);
+    }
+}
