@@ -556,6 +556,33 @@ impl Run<'_> {
         ))
     }
 
+    /// Waits until the broker has noticed that the consumer of a run that was killed is gone. Until
+    /// then what it had not acked stays with it, and a new consumer would get what comes behind.
+    async fn await_former_consumer(&mut self, from: &QueueName) -> Result<(), MigrateError> {
+        if self.migration.while_consumed && *from == self.migration.queue {
+            return Ok(());
+        }
+        let started = tokio::time::Instant::now();
+        // A queue that is being recovered may not know of the consumer yet: one look is not enough.
+        let mut looks_without = 0;
+        loop {
+            let consumers = self.broker.depth(from).await?.map_or(0, |depth| depth.consumers);
+            looks_without = if consumers == 0 { looks_without + 1 } else { 0 };
+            if looks_without == 2 {
+                return Ok(());
+            }
+            if started.elapsed() > self.timing.unacked {
+                let waited = started.elapsed().as_secs();
+                return Err(self.refused(
+                    format!("{consumers} consumers are attached to `{from}` for {waited} s now"),
+                    "stop whoever consumes from it, then run the same command again: it goes on from here",
+                ));
+            }
+            self.lock.check().await?;
+            tokio::time::sleep(self.timing.poll).await;
+        }
+    }
+
     /// Moves everything from `from` through `via`: in order, confirmed before acked.
     async fn drain(
         &mut self,
@@ -563,6 +590,7 @@ impl Run<'_> {
         via: &ExchangeName,
         way: Way,
     ) -> Result<(), MigrateError> {
+        self.await_former_consumer(from).await?;
         let mut publisher = self
             .broker
             .publisher(PublisherOptions { window: usize::from(WINDOW), reconnect: false })
