@@ -162,6 +162,12 @@ impl Proxy {
     fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
     }
+
+    /// Ends every connection, and lets new ones through.
+    fn cut(&self) {
+        self.wake.notify_waiters();
+        self.stopped.store(false, Ordering::SeqCst);
+    }
 }
 
 impl Drop for Proxy {
@@ -391,48 +397,44 @@ async fn what_would_end_the_channel_is_not_sent() {
 async fn a_publisher_survives_its_connection_and_loses_no_outcome() {
     for node in Node::all() {
         let vhost = node.vhost("cut");
-        let broker = connect(&vhost).await;
+        let proxy = Proxy::before(&vhost.amqp_url()).await;
+        let broker = RabbitBroker::connect(options(&proxy.url(&vhost.amqp_url()))).await.unwrap();
         declare(&*broker, quorum("q")).await;
         let mut publisher =
             broker.publisher(PublisherOptions { window: 64, reconnect: true }).await.unwrap();
-        let cutter = {
-            let (node, name) = (vhost.node.clone(), vhost.name.clone());
-            tokio::task::spawn_blocking(move || {
-                // Not dropped: the vhost belongs to the test.
-                let borrowed = std::mem::ManuallyDrop::new(Vhost { node, name });
-                borrowed.cut_connections(1)
-            })
-        };
         let mut sent = 0u64;
         let mut outcomes = BTreeMap::new();
-        while !cutter.is_finished() || sent < 500 {
+        for _ in 0..500 {
             publisher.send(to_queue("q", format!("{sent}"))).await.unwrap();
             sent += 1;
-            while let Some((ticket, outcome)) = publisher.ready_outcome() {
-                assert!(outcomes.insert(ticket.0, outcome).is_none());
-            }
         }
-        assert!(cutter.await.unwrap() >= 1);
-        // The cut takes effect on the broker's side in its own time: something has to be in flight then.
-        let end = Instant::now() + Duration::from_secs(30);
-        while !outcomes.values().any(|outcome| matches!(outcome, Outcome::Unknown { .. })) {
-            assert!(Instant::now() < end, "no outcome was lost with the connection");
-            publisher.send(to_queue("q", format!("{sent}"))).await.unwrap();
-            sent += 1;
-            while let Some((ticket, outcome)) = publisher.ready_outcome() {
-                assert!(outcomes.insert(ticket.0, outcome).is_none());
-            }
-        }
-        let last = publisher.send(to_queue("q", "last")).await.unwrap();
-        sent += 1;
         while let Some((ticket, outcome)) = publisher.outcome().await {
+            assert_eq!(outcome, Outcome::Confirmed);
             assert!(outcomes.insert(ticket.0, outcome).is_none());
         }
-        assert_eq!(outcomes.len() as u64, sent);
-        assert_eq!(outcomes[&last.0], Outcome::Confirmed);
+        proxy.stop();
+        for _ in 0..10 {
+            publisher.send(to_queue("q", format!("{sent}"))).await.unwrap();
+            sent += 1;
+        }
+        proxy.cut();
+        // What is sent before the cut is noticed is lost with the connection too.
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            assert!(Instant::now() < end, "nothing is confirmed any more");
+            let last = publisher.send(to_queue("q", "last")).await.unwrap();
+            sent += 1;
+            while let Some((ticket, outcome)) = publisher.outcome().await {
+                assert!(outcomes.insert(ticket.0, outcome).is_none());
+            }
+            assert_eq!(outcomes.len() as u64, sent);
+            if outcomes[&last.0] == Outcome::Confirmed {
+                break;
+            }
+        }
         let confirmed = outcomes.values().filter(|o| **o == Outcome::Confirmed).count() as u64;
         let unknown = sent - confirmed;
-        assert!(unknown <= 64, "{unknown} unknown of a window of 64");
+        assert!((10..=64).contains(&unknown), "{unknown} unknown of a window of 64");
         let there = until("all confirmed messages", async || {
             let ready = broker.depth(&queue("q")).await.unwrap().unwrap().ready;
             (ready >= confirmed).then_some(ready)
