@@ -741,7 +741,8 @@ fn a_consume_whose_connection_is_closed_goes_on_loses_nothing_and_says_so() {
         let report: serde_json::Value =
             serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
         let repeats = written_numbers.len() as u64 - taken.len() as u64;
-        assert!(repeats <= 512, "{}: {repeats} repeats", node.version);
+        // No more than may be unsettled at once.
+        assert!(repeats <= 1000, "{}: {repeats} repeats", node.version);
         assert!(report["reconnects"].as_u64().unwrap() >= 1, "{report}");
         assert!(repeats <= report["repeatsPossible"].as_u64().unwrap(), "{report}: {repeats}");
         ran.says(&["the connection was lost and made again once"]);
