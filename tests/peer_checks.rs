@@ -17,12 +17,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nexus::base::id::QueueName;
-use nexus::base::time::{SystemClock, Timestamp};
-use nexus::broker::connect::{Target, TlsOptions, connect};
+use nexus::base::time::Timestamp;
 use nexus::broker::{
     BindingDefinition, Broker, Change, ConsumerOptions, Destination, LockHolder, QueueDefinition,
     QueueDepth, QueueType, Settlement,
@@ -128,25 +126,7 @@ impl Place {
 
     /// Asks the broker without the program.
     fn ask<T>(&self, question: impl AsyncFnOnce(&dyn Broker) -> T) -> T {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let target = Target {
-                url: self.url.parse().unwrap(),
-                management: self.management.as_ref().map(|url| url.parse().unwrap()),
-                vhost: None,
-                tls: TlsOptions::default(),
-                timeout: Duration::from_secs(30),
-                client_name: "nexusctl tests".to_owned(),
-            };
-            let broker = connect(target, Arc::new(SystemClock), 1).await.unwrap();
-            let answer = question(broker.as_ref()).await;
-            broker.close().await.unwrap();
-            answer
-        })
+        support::fixture::ask(&self.url, self.management.as_deref(), question)
     }
 
     fn declare(&self, name: &str) {

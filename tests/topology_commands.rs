@@ -11,12 +11,8 @@ mod support;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
 
 use nexus::base::id::{ExchangeName, PolicyName, QueueName, RoutingKey};
-use nexus::base::time::SystemClock;
-use nexus::broker::connect::{Target, TlsOptions, connect};
 use nexus::broker::{
     ApplyTo, BindingDefinition, Broker, Change, Destination, PolicyDefinition, QueueDefinition,
     Snapshot,
@@ -114,25 +110,7 @@ impl Place {
 
     /// Asks the broker without the program.
     fn ask<T>(&self, question: impl AsyncFnOnce(&dyn Broker) -> T) -> T {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let target = Target {
-                url: self.url.parse().unwrap(),
-                management: self.management.as_ref().map(|url| url.parse().unwrap()),
-                vhost: None,
-                tls: TlsOptions::default(),
-                timeout: Duration::from_secs(30),
-                client_name: "nexusctl tests".to_owned(),
-            };
-            let broker = connect(target, Arc::new(SystemClock), 1).await.unwrap();
-            let answer = question(broker.as_ref()).await;
-            broker.close().await.unwrap();
-            answer
-        })
+        support::fixture::ask(&self.url, self.management.as_deref(), question)
     }
 
     fn make(&self, changes: &[Change]) {

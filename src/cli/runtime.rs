@@ -39,7 +39,7 @@ pub async fn unless_stopped<T>(
 /// Runs `work` to its end. An immediate stop drops it where it stands; a graceful one is for `work`
 /// itself to notice.
 ///
-/// Two workers: one may be stuck in a write while the other still hears a signal.
+/// One worker beside this thread: `work` may be stuck in a write here while it still hears a signal.
 ///
 /// # Errors
 /// What `work` fails with, or that it was stopped, or that the machine gives no runtime.

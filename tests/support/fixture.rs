@@ -117,3 +117,27 @@ where
         }
     }
 }
+
+/// Asks a broker a question without the program, from a test that is not asynchronous.
+pub fn ask<T>(
+    url: &str,
+    management: Option<&str>,
+    question: impl AsyncFnOnce(&dyn Broker) -> T,
+) -> T {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let target = Target {
+            url: url.parse().unwrap(),
+            management: management.map(|url| url.parse().unwrap()),
+            vhost: None,
+            tls: TlsOptions::default(),
+            timeout: Duration::from_secs(30),
+            client_name: "nexusctl tests".to_owned(),
+        };
+        let broker = connect(target, Arc::new(SystemClock), 1).await.unwrap();
+        let answer = question(broker.as_ref()).await;
+        broker.close().await.unwrap();
+        answer
+    })
+}

@@ -93,51 +93,46 @@ pub(super) fn exchange_fields(
 ) -> Vec<FieldChange> {
     let old = canonical_exchange(is);
     let new = canonical_exchange(wanted);
-    let mut fields = Vec::new();
-    for field in ["type", "durable", "autoDelete", "internal"] {
-        if old[field] != new[field] {
-            fields.push(FieldChange {
-                field: field.to_owned(),
-                old: Some(old[field].clone()),
-                old_source: ValueSource::Property,
-                new: Some(new[field].clone()),
-            });
-        }
-    }
-    for (name, before, after) in table_changes(&old["arguments"], &new["arguments"]) {
-        fields.push(FieldChange {
-            field: format!("arguments.{name}"),
-            old_source: if before.is_some() { ValueSource::Argument } else { ValueSource::Unset },
-            old: before,
-            new: after,
-        });
-    }
+    let mut fields = changed_properties(&old, &new, &["type", "durable", "autoDelete", "internal"]);
+    fields.extend(changed_entries(&old, &new, "arguments", ValueSource::Argument));
     fields
 }
 
 pub(super) fn policy_fields(is: &PolicyDefinition, wanted: &PolicyDefinition) -> Vec<FieldChange> {
     let old = canonical_policy(is);
     let new = canonical_policy(wanted);
-    let mut fields = Vec::new();
-    for field in ["pattern", "applyTo", "priority"] {
-        if old[field] != new[field] {
-            fields.push(FieldChange {
-                field: field.to_owned(),
-                old: Some(old[field].clone()),
-                old_source: ValueSource::Property,
-                new: Some(new[field].clone()),
-            });
-        }
-    }
-    for (name, before, after) in table_changes(&old["definition"], &new["definition"]) {
-        fields.push(FieldChange {
-            field: format!("definition.{name}"),
-            old_source: if before.is_some() { ValueSource::Property } else { ValueSource::Unset },
+    let mut fields = changed_properties(&old, &new, &["pattern", "applyTo", "priority"]);
+    fields.extend(changed_entries(&old, &new, "definition", ValueSource::Property));
+    fields
+}
+
+fn changed_properties(old: &Value, new: &Value, names: &[&str]) -> Vec<FieldChange> {
+    let changed = names.iter().filter(|name| old[**name] != new[**name]);
+    changed
+        .map(|name| FieldChange {
+            field: (*name).to_owned(),
+            old: Some(old[*name].clone()),
+            old_source: ValueSource::Property,
+            new: Some(new[*name].clone()),
+        })
+        .collect()
+}
+
+/// What changes inside `table`; a value that is there now comes from `source`.
+fn changed_entries(
+    old: &Value,
+    new: &Value,
+    table: &str,
+    source: ValueSource,
+) -> impl Iterator<Item = FieldChange> {
+    table_changes(&old[table], &new[table]).into_iter().map(move |(name, before, after)| {
+        FieldChange {
+            field: format!("{table}.{name}"),
+            old_source: if before.is_some() { source.clone() } else { ValueSource::Unset },
             old: before,
             new: after,
-        });
-    }
-    fields
+        }
+    })
 }
 
 /// The value that a queue without the argument takes from its policies.
