@@ -16,7 +16,7 @@ use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
 use super::output::{View, schema};
 use super::publish::PublishView;
-use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView};
+use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView, TransferView};
 use super::quickstart::{QuickstartPlanView, QuickstartView};
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
@@ -54,6 +54,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<QuickstartView>(),
         of::<RetryTableView>(),
         of::<RouteReport>(),
+        of::<TransferView>(),
         of::<VersionView>(),
     ]
 }

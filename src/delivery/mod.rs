@@ -16,6 +16,8 @@ pub mod publish;
 pub mod sink;
 pub mod source;
 pub mod stop;
+pub mod stream;
+pub mod transfer;
 
 pub use compose::{Composer, EnvelopeParts};
 pub use consume::{AckMode, ConsumeOptions, ConsumeReport, ConsumeVerdict, consume};
@@ -25,3 +27,4 @@ pub use publish::{OnError, PublishOptions, PublishReport, PublishVerdict, publis
 pub use sink::{DurableFile, Format, Sink, Stream, Target};
 pub use source::{LineSource, RecordSource, RepeatSource, Source};
 pub use stop::{Stop, Wish};
+pub use transfer::{TransferOptions, TransferReport, transfer};

@@ -156,14 +156,14 @@ pub async fn peek(
     if most == 0 {
         return Ok(Look { order_kept: true, ..Look::default() });
     }
-    let mut hold = Hold { broker, queue, arguments, wait: options.wait, consumers: Vec::new() };
+    let mut hold = Hold { arguments, ..Hold::new(broker, queue, options.wait) };
     let seen = hold.see(&options, most).await;
     let back = hold.let_go().await?;
     seen.map(|look| Look { order_kept: look.order_kept && back, ..look })
 }
 
 /// Consumers that hold what is looked at.
-struct Hold<'a> {
+pub(super) struct Hold<'a> {
     broker: &'a dyn Broker,
     queue: &'a QueueName,
     arguments: FieldTable,
@@ -172,10 +172,30 @@ struct Hold<'a> {
     consumers: Vec<(Box<dyn Consumer>, u64)>,
 }
 
+/// What was held beyond what was looked at.
+pub(super) struct RestOfLine {
+    /// How many.
+    pub(super) held: u64,
+    /// The most returns among them before this one.
+    pub(super) returns: Option<u64>,
+    /// Whether that is all of the line.
+    pub(super) whole: bool,
+}
+
 /// The most messages that one more consumer holds.
 const MORE: u64 = 2000;
 
-impl Hold<'_> {
+impl<'a> Hold<'a> {
+    /// Nothing is held yet; `wait` is how long a message is waited for.
+    pub(super) fn new(broker: &'a dyn Broker, queue: &'a QueueName, wait: Duration) -> Self {
+        Hold { broker, queue, arguments: FieldTable::new(), wait, consumers: Vec::new() }
+    }
+
+    /// Takes over a consumer that holds so many.
+    pub(super) fn adopt(&mut self, consumer: Box<dyn Consumer>, held: u64) {
+        self.consumers.push((consumer, held));
+    }
+
     async fn see(&mut self, options: &PeekOptions, most: u64) -> Result<Look, BrokerError> {
         let ready = options.ready.unwrap_or(most);
         let alone = options.single_active_consumer && options.is_quorum;
@@ -183,19 +203,39 @@ impl Hold<'_> {
         let mut deliveries = self.take(first).await?;
         let mut held = deliveries.len() as u64;
         let mut returns = deliveries.iter().map(returns_of).max();
-        let mut returned = deliveries.last().is_some_and(|last| last.redelivered);
+        let returned = deliveries.last().is_some_and(|last| last.redelivered);
         deliveries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-        // What came back to a quorum queue waits in a line of its own, and what comes back now joins
-        // the end of that line. So the whole line has to be held, or its head changes.
-        while options.is_quorum && !alone && returned && held < ready {
-            let more = self.take(held.clamp(64, MORE).min(ready - held)).await?;
-            let Some(last) = more.last() else { break };
-            returned = last.redelivered;
-            held += more.len() as u64;
-            returns = returns.max(more.iter().map(returns_of).max());
+        let mut order_kept = !(options.is_quorum && returned && held < ready);
+        if options.is_quorum && !alone && returned {
+            let line = self.rest_of_line(ready, held).await?;
+            returns = returns.max(line.returns);
+            held += line.held;
+            order_kept = line.whole;
         }
-        let order_kept = !(options.is_quorum && returned && held < ready);
         Ok(Look { deliveries, returns: returns.map_or(0, |most| most + 1), held, order_kept })
+    }
+
+    /// Holds the rest of those that came back before. They wait in a line of their own, and what comes
+    /// back now joins the end of that line; so the whole line has to be held, or its head changes.
+    /// `held` of the `ready` messages are held already, the last of them one of that line.
+    pub(super) async fn rest_of_line(
+        &mut self,
+        ready: u64,
+        held: u64,
+    ) -> Result<RestOfLine, BrokerError> {
+        let mut line = RestOfLine { held: 0, returns: None, whole: false };
+        while held + line.held < ready {
+            let so_far = held + line.held;
+            let more = self.take(so_far.clamp(64, MORE).min(ready - so_far)).await?;
+            let Some(last) = more.last() else { return Ok(line) };
+            line.held += more.len() as u64;
+            line.returns = line.returns.max(more.iter().map(returns_of).max());
+            if !last.redelivered {
+                break;
+            }
+        }
+        line.whole = true;
+        Ok(line)
     }
 
     /// Holds so many more.
@@ -226,7 +266,7 @@ impl Hold<'_> {
     /// Gives everything back: who held first gives back first, or the order changes. Each waits until
     /// the queue has what the one before it held, for a closed channel is noticed some time later.
     /// Returns whether that was seen.
-    async fn let_go(self) -> Result<bool, BrokerError> {
+    pub(super) async fn let_go(self) -> Result<bool, BrokerError> {
         let mut end = Ok(true);
         let mut rest = self.consumers.into_iter().peekable();
         while let Some((consumer, held)) = rest.next() {

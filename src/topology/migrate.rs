@@ -20,16 +20,18 @@
 //!
 //! While bindings are switched, a message that is published at that very moment may be routed twice.
 
-use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{ExchangeName, PolicyName, QueueName, RoutingKey};
+use crate::broker::carry::{Afterwards, Carried, Carrier, CarryOptions, Load, carry, make_fit};
 use crate::broker::{
-    ApplyTo, BindingDefinition, Broker, BrokerError, Change, ConsumerOptions, Destination,
+    ApplyTo, BindingDefinition, Broker, BrokerError, Change, ConsumerOptions, Delivery, Destination,
     ErrorKind, ExchangeDefinition, ExchangeKind, Lock, Outcome, PolicyDefinition, Product, Publish,
-    PublisherOptions, QueueDefinition, QueueType, Settlement, Snapshot,
+    PublisherOptions, QueueDefinition, QueueType, Snapshot,
 };
 use crate::message::{FieldTable, FieldValue, Message};
 
@@ -48,9 +50,6 @@ pub const WINDOW: u16 = 256;
 
 /// What a moved message could not carry where it waits.
 const CARRIED: &str = "x-nexus-migrate";
-
-/// The login that published a message, when it is not ours: the broker refuses it as `user_id`.
-const USER_ID: &str = "x-nexus-user-id";
 
 /// A queue to be made anew.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -598,125 +597,99 @@ impl Run<'_> {
         let options =
             ConsumerOptions { prefetch: WINDOW, reconnect: false, ..ConsumerOptions::default() };
         let mut consumer = self.broker.consumer(from, options).await?;
-        let result = self.pump(from, via, way, publisher.as_mut(), consumer.as_mut()).await;
+        let options = CarryOptions {
+            prefetch: WINDOW,
+            look: None,
+            afterwards: Afterwards::Gone,
+            unflushed: u64::from(WINDOW),
+            poll: self.timing.poll,
+        };
+        let before = self.moved;
+        let mut carrier = OneWay { run: self, from, via, way, before, checked: 0, refused: None };
+        let carried = carry(consumer.as_mut(), publisher.as_mut(), options, &mut carrier).await;
+        let refused = carrier.refused;
         // Closing flushes the acks, and gives what is unsettled back in its order.
         let closed = consumer.close().await;
         let gone = publisher.close().await;
-        result?;
+        if let Some(error) = carried.failure {
+            return Err(error.into());
+        }
+        if let Some(outcome) = refused {
+            return Err(self.refused(
+                format!("a copy was not accepted on its way from `{from}` through `{via}`: {outcome:?}"),
+                "nothing is lost; run the same command again and it goes on",
+            ));
+        }
         closed?;
         gone?;
         Ok(())
     }
-
-    async fn pump(
-        &mut self,
-        from: &QueueName,
-        via: &ExchangeName,
-        way: Way,
-        publisher: &mut dyn crate::broker::Publisher,
-        consumer: &mut dyn crate::broker::Consumer,
-    ) -> Result<(), MigrateError> {
-        let mut flight: VecDeque<(crate::broker::Ticket, crate::broker::DeliveryTag, bool)> =
-            VecDeque::new();
-        let mut since_check = 0u32;
-        loop {
-            // Acks go out for the confirmed head of the line only, so that what a kill returns is
-            // always the rest of the line.
-            let mut last = None;
-            while let Some((_, tag, true)) = flight.front() {
-                last = Some(*tag);
-                flight.pop_front();
-                match way {
-                    Way::Out => self.moved.out += 1,
-                    Way::Back => self.moved.back += 1,
-                }
-                since_check += 1;
-            }
-            if let Some(tag) = last {
-                consumer.settle(tag, Settlement::AckUpTo).await?;
-                (self.progress)(self.moved);
-            }
-            if since_check > 2000 {
-                self.lock.check().await?;
-                since_check = 0;
-            }
-            let event = if let Some(delivery) = consumer.ready() {
-                Event::Delivery(delivery)
-            } else if let Some((ticket, outcome)) = publisher.ready_outcome() {
-                Event::Outcome(ticket, outcome)
-            } else if publisher.in_flight() > 0 {
-                tokio::select! {
-                    biased;
-                    outcome = publisher.outcome() => match outcome {
-                        Some((ticket, outcome)) => Event::Outcome(ticket, outcome),
-                        None => continue,
-                    },
-                    delivery = consumer.next() => Event::Delivery(delivery?),
-                }
-            } else {
-                match tokio::time::timeout(self.timing.poll, consumer.next()).await {
-                    Ok(delivery) => Event::Delivery(delivery?),
-                    Err(_) => Event::Idle,
-                }
-            };
-            match event {
-                Event::Delivery(delivery) => {
-                    let mut message = delivery.message;
-                    match way {
-                        Way::Out => pack(&mut message),
-                        Way::Back => unpack(&mut message, self.user.as_deref()),
-                    }
-                    let publish = Publish {
-                        exchange: via.clone(),
-                        routing_key: delivery.routing_key,
-                        message,
-                    };
-                    let ticket = publisher.send(publish).await?;
-                    flight.push_back((ticket, delivery.tag, false));
-                }
-                Event::Outcome(ticket, Outcome::Confirmed) => {
-                    if let Ok(index) = flight.binary_search_by_key(&ticket, |entry| entry.0) {
-                        flight[index].2 = true;
-                    }
-                }
-                Event::Outcome(_, Outcome::Failed(error)) => return Err((*error).into()),
-                Event::Outcome(_, outcome) => {
-                    return Err(self.refused(
-                        format!("a copy was not accepted on its way from `{from}` through `{via}`: {outcome:?}"),
-                        "nothing is lost; run the same command again and it goes on",
-                    ));
-                }
-                Event::Idle => {
-                    consumer.flush().await?;
-                    if self.broker.depth(from).await?.is_none_or(|depth| depth.ready == 0) {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives for one turn of the loop, and a box would be one allocation per message"
-)]
-enum Event {
-    Delivery(crate::broker::Delivery),
-    Outcome(crate::broker::Ticket, Outcome),
-    Idle,
+/// One drain: every message goes through one exchange, and the first refusal ends it.
+struct OneWay<'a, 'b> {
+    run: &'a mut Run<'b>,
+    from: &'a QueueName,
+    via: &'a ExchangeName,
+    way: Way,
+    before: Moved,
+    checked: u64,
+    refused: Option<Outcome>,
+}
+
+#[async_trait]
+impl Carrier for OneWay<'_, '_> {
+    fn load(&mut self, delivery: Delivery) -> Load {
+        let mut message = delivery.message;
+        match self.way {
+            Way::Out => pack(&mut message),
+            Way::Back => unpack(&mut message, self.run.user.as_deref()),
+        }
+        let exchange = self.via.clone();
+        let publish = Publish { exchange, routing_key: delivery.routing_key, message };
+        Load { publish: Some(publish), last: false }
+    }
+
+    fn refused(&mut self, outcome: Outcome) -> ControlFlow<()> {
+        self.refused.get_or_insert(outcome);
+        ControlFlow::Break(())
+    }
+
+    async fn checkpoint(&mut self, so_far: &Carried) -> Result<ControlFlow<()>, BrokerError> {
+        const EVERY: u64 = 2000;
+        self.run.moved = self.before;
+        match self.way {
+            Way::Out => self.run.moved.out += so_far.settled,
+            Way::Back => self.run.moved.back += so_far.settled,
+        }
+        (self.run.progress)(self.run.moved);
+        if so_far.settled >= self.checked + EVERY {
+            self.checked = so_far.settled;
+            self.run.lock.check().await?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn quiet(&mut self) -> Result<ControlFlow<()>, BrokerError> {
+        let depth = self.run.broker.depth(self.from).await?;
+        Ok(match depth {
+            Some(depth) if depth.ready > 0 => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        })
+    }
 }
 
 /// Takes off what must not act, or is not allowed, while the message waits: its time to live, its
 /// priority, its login, the broker's own count. Everything is put on again by [`unpack`].
 fn pack(message: &mut Message) {
-    strip_count(message);
+    let user = message.properties.user_id.take();
+    make_fit(message, None);
     let properties = &mut message.properties;
     let mut carried = FieldTable::new();
     if let Some(expiration) = properties.expiration.take() {
         carried.insert("expiration", expiration);
     }
-    if let Some(user) = properties.user_id.take() {
+    if let Some(user) = user {
         carried.insert("user-id", user);
     }
     if let Some(priority) = properties.priority.take() {
@@ -733,7 +706,6 @@ fn pack(message: &mut Message) {
 
 /// Puts on again what [`pack`] took off. A login that is not ours is kept as a header.
 fn unpack(message: &mut Message, own: Option<&str>) {
-    strip_count(message);
     let properties = &mut message.properties;
     let carried = match properties.headers.as_mut().and_then(|headers| headers.remove(CARRIED)) {
         Some(FieldValue::Table(table)) => table,
@@ -753,28 +725,16 @@ fn unpack(message: &mut Message, own: Option<&str>) {
     if let Some(priority) = carried.get("priority").and_then(FieldValue::as_i64) {
         properties.priority = u8::try_from(priority).ok();
     }
-    if let Some(user) = text("user-id").or_else(|| properties.user_id.take()) {
-        if own == Some(user.as_str()) {
-            properties.user_id = Some(user);
-        } else {
-            properties.headers_mut().insert(USER_ID, user);
-        }
+    if let Some(user) = text("user-id") {
+        properties.user_id = Some(user);
     }
-}
-
-/// The broker's count of deliveries: published, it would be taken for real.
-fn strip_count(message: &mut Message) {
-    if let Some(headers) = &mut message.properties.headers
-        && headers.remove("x-delivery-count").is_some()
-        && headers.is_empty()
-    {
-        message.properties.headers = None;
-    }
+    make_fit(message, own);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::carry::USER_ID;
     use crate::message::Properties;
 
     #[test]

@@ -1,4 +1,4 @@
-//! `nexusctl queue …`: what is in queues, looked at without harm.
+//! `nexusctl queue …`: what is in queues, looked at without harm, moved without loss.
 
 mod find;
 mod ledger;
@@ -7,6 +7,7 @@ mod peek;
 mod purge;
 mod rows;
 mod show;
+mod transfer;
 
 use clap::{Args, Subcommand};
 
@@ -23,6 +24,7 @@ pub use peek::PeekPlanView;
 pub use purge::PurgeView;
 pub use rows::QueueListView;
 pub use show::QueueView;
+pub use transfer::TransferView;
 
 /// Arguments of `queue`.
 #[derive(Debug, Args)]
@@ -42,6 +44,10 @@ enum QueueCommand {
     Show(show::ShowArgs),
     /// Look at messages without taking them
     Peek(peek::PeekArgs),
+    /// Move messages to another queue or exchange
+    Move(transfer::MoveArgs),
+    /// Copy messages to another queue or exchange
+    Copy(transfer::CopyArgs),
     /// Take out everything in a queue, with a backup when asked for
     Purge(purge::PurgeArgs),
 }
@@ -54,6 +60,8 @@ pub(super) fn run(args: QueueArgs, session: &mut Session) -> Result<ExitStatus, 
         QueueCommand::Find(args) => find::run(args, session),
         QueueCommand::Show(args) => show::run(args, session),
         QueueCommand::Peek(args) => peek::run(args, session),
+        QueueCommand::Move(args) => transfer::run_move(args, session),
+        QueueCommand::Copy(args) => transfer::run_copy(args, session),
         QueueCommand::Purge(args) => purge::run(args, session),
     }
 }

@@ -104,7 +104,8 @@ impl View for PeekPlanView {
     }
 }
 
-fn facts(effective: &EffectiveQueue, exclusive_consumer: bool, returns: u64) -> PeekFacts {
+/// What looking meets, but for what is in the queue now.
+pub(super) fn facts(effective: &EffectiveQueue, exclusive_consumer: bool, returns: u64) -> PeekFacts {
     let bounded = effective.max_length().is_some() || effective.max_length_bytes().is_some();
     PeekFacts {
         queue_type: effective.queue_type,

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use crate::base::id::QueueName;
 use crate::base::size::ByteSize;
-use crate::broker::{Broker, QueueDepth, QueueType};
+use crate::broker::{Broker, Change, Changed, QueueDepth, QueueType};
 use crate::delivery::consume::{ConsumeEnd, ConsumeOptions, ConsumeReport, consume};
-use crate::delivery::sink::{DurableFile, Format, Sink, Stream};
+use crate::delivery::sink::{DurableFile, Format, Sink};
 
 use crate::cli::connect::Connector;
 use crate::cli::consent::{self, Deed};
@@ -27,9 +27,10 @@ use crate::cli::session::Session;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Wants the queue's name: typed, or --confirm QUEUE; in a protected context the \
-    context's name instead. Takes out as many messages as were there when it began, one by one and \
-    counted; what consumers hold stays. With --backup each message is in the file and synced before it \
-    leaves the queue; `publish --records -f FILE` sends them again. Nothing is dead-lettered.\n\n\
+    context's name instead. The broker empties the queue at once and says how many messages went, those \
+    included that came since it was asked; what consumers hold stays. With --backup as many as were \
+    there when it began are taken one by one, each in the file and synced before it leaves the queue; \
+    `publish --records -f FILE` sends them again. Nothing is dead-lettered.\n\n\
     Examples:\n  nexusctl queue purge agent.worker --dry-run\n  \
     nexusctl queue purge agent.worker --backup purged.ndjson --confirm agent.worker"
 )]
@@ -196,15 +197,24 @@ pub(super) fn run(args: PurgeArgs, session: &mut Session) -> Result<ExitStatus, 
         None => format!("{what}, without a backup"),
     };
     ask(session, &queue, &Deed { what: format!("purge queue `{queue}`"), losses: vec![fate] })?;
-    let sink = match &backup {
-        Some(path) => {
-            let failed = |error: io::Error| CliError::unwritable(path, &error);
-            let place = session.resolve(path);
-            let file = OpenOptions::new().append(true).create(true).open(place).map_err(failed)?;
-            Sink::new(Format::Ndjson, Box::new(DurableFile::new(file).map_err(failed)?))
-        }
-        None => Sink::new(Format::Raw(Vec::new()), Box::new(Stream(io::sink()))),
+    let Some(path) = backup else {
+        let purged = session.drive(async {
+            let broker = target.connect().await?;
+            let purged = broker.change(&Change::PurgeQueue(queue)).await?;
+            let _ = broker.close().await;
+            Ok(purged)
+        })?;
+        view.removed = match purged {
+            Changed::WithMessages(number) => number,
+            Changed::Done => depth.ready,
+        };
+        session.ui.report(&view)?;
+        return Ok(ExitStatus::Done);
     };
+    let failed = |error: io::Error| CliError::unwritable(&path, &error);
+    let place = session.resolve(&path);
+    let file = OpenOptions::new().append(true).create(true).open(place).map_err(failed)?;
+    let sink = Sink::new(Format::Ndjson, Box::new(DurableFile::new(file).map_err(failed)?));
     let options = ConsumeOptions {
         count: Some(depth.ready),
         until_empty: true,
@@ -224,7 +234,7 @@ pub(super) fn run(args: PurgeArgs, session: &mut Session) -> Result<ExitStatus, 
     bar.clear();
     let report = result?;
     view.removed = report.acked;
-    view.backed_up = backup.as_ref().map(|_| report.written);
+    view.backed_up = Some(report.written);
     view.stopped = why_stopped(&report);
     session.ui.report(&view)?;
     if report.repeats_possible > 0 {
