@@ -425,6 +425,11 @@ impl Run<'_> {
                 self.so_far.failure.get_or_insert(error);
             }
         }
+        // What was handed out beyond goes back with the rest, so it counts among what is held.
+        while let Some(delivery) = self.consumer.ready() {
+            self.so_far.held += 1;
+            self.so_far.last_redelivered = delivery.redelivered;
+        }
         if let Err(error) = carrier.checkpoint(&self.so_far).await {
             self.so_far.failure.get_or_insert(error);
         }

@@ -264,3 +264,201 @@ fn a_purge_wants_the_name_counts_exactly_and_keeps_what_it_takes() {
         assert_eq!(missing.status, 1, "{label}: {}", missing.shown());
     }
 }
+
+/// What `queue move` and `queue copy` are tried on, beside the usual.
+const TARGETS: &str = "apiVersion: nexus/v1\nkind: Topology\n\
+    exchanges:\n  back: {type: direct}\n  on: {type: topic}\n\
+    queues:\n  \
+    to.quorum: {type: quorum, deliveryLimit: 20}\n  \
+    to.classic: {type: classic}\n  \
+    to.elsewhere: {type: classic, bind: [{from: on, key: '#'}]}\n  \
+    to.full: {type: classic, maxLength: 4, overflow: reject-publish}\n  \
+    to.short: {type: classic, maxLength: 4}\n  \
+    work.round: {type: classic, bind: [{from: back, key: work.round}]}\n";
+
+fn places_with_targets(purpose: &str) -> Vec<Place> {
+    let places = places(purpose);
+    for place in &places {
+        place.machine.write("targets.yaml", TARGETS);
+        let ran = place.machine.run("topology apply targets.yaml --yes");
+        assert_eq!(ran.status, 0, "{}: {}", place.label, ran.shown());
+    }
+    places
+}
+
+#[test]
+fn a_move_takes_what_is_asked_for_in_order_and_leaves_the_rest_as_it_was() {
+    for place in places_with_targets("move") {
+        let label = &place.label;
+        for (from, to) in [("work.quorum", "to.classic"), ("work.classic", "to.quorum")] {
+            place.send(from, 0..1000);
+            let plan = place.json(&format!("queue move {from} {to} --count 7 --dry-run"));
+            assert_eq!((&plan["ready"], &plan["atMost"]), (&1000.into(), &7.into()), "{label}");
+            assert_eq!((&plan["transferred"], &plan["dryRun"]), (&0.into(), &true.into()));
+            let few = place.json(&format!("queue move {from} {to} --count 300"));
+            assert_eq!((&few["transferred"], &few["lookedAt"]), (&300.into(), &300.into()));
+            let filtered = place.json(&format!("queue move {from} {to} --filter 'body % 2 == 0'"));
+            assert_eq!(filtered["transferred"], 350, "{label}: {filtered}");
+            assert_eq!(filtered["notWanted"], 350, "{label}: {filtered}");
+            let odd: Vec<u32> = (300..1000).filter(|n| n % 2 == 1).collect();
+            assert_eq!(place.peeked(from, 500), odd, "{label}: {from}: the rest keeps its order");
+            let few = place.json(&format!("queue move {from} {to} --filter 'body > 500' --count 2"));
+            assert_eq!(few["transferred"], 2, "{label}: {few}");
+            let all = place.json(&format!("queue move {from} {to}"));
+            assert_eq!(all["transferred"], 348, "{label}: {all}");
+            let even = (300..1000).filter(|n| n % 2 == 0);
+            let rest = odd.iter().copied().filter(|n| ![501, 503].contains(n));
+            let expected: Vec<u32> =
+                (0..300).chain(even).chain([501, 503]).chain(rest).collect();
+            assert_eq!(place.drained(to), expected, "{label}: {from}");
+            assert_eq!(place.drained(from), Vec::<u32>::new(), "{label}");
+            let none = place.json(&format!("queue move {from} {to}"));
+            assert_eq!((&none["transferred"], &none["lookedAt"]), (&0.into(), &0.into()));
+        }
+    }
+}
+
+#[test]
+fn a_copy_leaves_its_source_in_order_and_costs_what_a_look_costs() {
+    for place in places_with_targets("copy") {
+        let label = &place.label;
+        for (from, to) in [("work.quorum", "to.classic"), ("work.classic", "to.quorum")] {
+            place.send(from, 0..400);
+            for count in [300, 20] {
+                let done = place.json(&format!("queue copy {from} {to} --count {count}"));
+                assert_eq!(done["transferred"], count, "{label}: {done}");
+                assert_eq!(place.drained(to), (0..count).collect::<Vec<_>>(), "{label}");
+            }
+            let odd = place.json(&format!("queue copy {from} {to} --filter 'body % 2 == 1'"));
+            assert_eq!((&odd["transferred"], &odd["notWanted"]), (&200.into(), &200.into()));
+            assert_eq!(place.drained(to), (0..400).filter(|n| n % 2 == 1).collect::<Vec<_>>());
+            if from == "work.quorum" {
+                let plan = place.json("queue copy work.quorum to.classic --dry-run");
+                assert_eq!(plan["livesLeft"], 17, "{label}: {plan}");
+                let line = "queue copy work.quorum to.classic --min-lives 18";
+                let refused = place.machine.run(line);
+                assert_eq!(refused.status, 4, "{label}: {}", refused.shown());
+                let plan = place.machine.run(&format!("{line} --dry-run"));
+                assert_eq!(plan.status, 2, "{label}: {}", plan.shown());
+                // What goes for good needs no lives.
+                let all = place.json("queue move work.quorum to.elsewhere --min-lives 18 --count 1");
+                assert_eq!(all["transferred"], 1, "{label}: {all}");
+                assert_eq!(place.drained(from), (1..400).collect::<Vec<_>>(), "{label}");
+            } else {
+                assert_eq!(place.drained(from), (0..400).collect::<Vec<_>>(), "{label}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_target_does_not_take_stays_and_is_counted_by_its_reason() {
+    for place in places_with_targets("left") {
+        let label = &place.label;
+        let machine = &place.machine;
+        let run = |line: &str| {
+            let ran = machine.run(&format!("{line} -o json"));
+            let view = ran.json();
+            (ran.status, view)
+        };
+        place.send("work.quorum", 0..10);
+        let (status, view) = run("queue move work.quorum to.full");
+        assert_eq!(status, 3, "{label}: {view}");
+        let moved = view["transferred"].as_u64().unwrap();
+        assert_eq!((moved, view["nacked"].as_u64().unwrap()), (4, 6), "{label}: {view}");
+        let (status, view) = run("queue move work.quorum to.full");
+        assert_eq!((status, &view["transferred"]), (5, &0.into()), "{label}: {view}");
+        assert!(view["stopped"].as_str().unwrap().contains("full"), "{label}: {view}");
+        assert_eq!(place.drained("work.quorum"), (4..10).collect::<Vec<_>>(), "{label}");
+
+        place.send("work.round", 0..5);
+        let (status, view) = run("queue move work.round --exchange back");
+        assert_eq!((status, &view["circular"]), (5, &1.into()), "{label}: {view}");
+        let (status, view) = run("queue move work.round --exchange back --key nobody");
+        assert_eq!((status, &view["transferred"]), (5, &0.into()), "{label}: {view}");
+        assert!(view["returned"].as_u64().unwrap() > 0, "{label}: {view}");
+        let (status, view) = run("queue move work.round --exchange on --key any --count 2 --mark");
+        assert_eq!((status, &view["transferred"]), (0, &2.into()), "{label}: {view}");
+        let marked = place.json("queue peek to.elsewhere --count 1");
+        let header = marked["messages"][0]["properties"]["headers"]["x-nexus-moved-from"].to_string();
+        assert!(header.contains("work.round"), "{label}: {marked}");
+        assert_eq!(place.drained("work.round"), [2, 3, 4], "{label}");
+
+        // A target that drops its oldest is a loss, and wants a yes.
+        place.send("work.quorum", 0..10);
+        let refused = machine.run("queue move work.quorum to.short");
+        assert_eq!(refused.status, 4, "{label}: {}", refused.shown());
+        assert!(refused.stderr.contains("without consent"), "{}", refused.shown());
+        let (status, _) = run("queue move work.quorum to.short --yes");
+        assert_eq!(status, 0, "{label}");
+        assert_eq!(place.drained("to.short"), [6, 7, 8, 9], "{label}");
+
+        for (line, status, says) in [
+            ("move work.quorum work.quorum", 64, "is both where"),
+            ("move work.quorum to.quorun", 1, "did you mean `to.quorum`?"),
+            ("copy work.quorun to.quorum", 1, "did you mean `work.quorum`?"),
+            ("move work.quorum --exchange bakc", 1, "did you mean `back`?"),
+            ("copy work.quorum to.quorum --from-offset first", 64, "is for streams"),
+            ("move work.quorum to.quorum --filter 'bdy > 1'", 64, "--filter"),
+        ] {
+            let ran = machine.run(&format!("queue {line}"));
+            assert_eq!(ran.status, status, "{label}: {}", ran.shown());
+            assert!(ran.stderr.contains(says), "{label}: {}", ran.shown());
+        }
+    }
+}
+
+#[test]
+fn a_message_goes_to_one_place_with_its_properties_whoever_published_it() {
+    for place in places_with_targets("same") {
+        let label = &place.label;
+        let machine = &place.machine;
+        let mut record = serde_json::json!({
+            "exchange": "", "routingKey": "work.quorum", "body": "kept",
+            "properties": {
+                "expiration": "3600000", "priority": 3, "messageId": "m1",
+                "headers": {"CC": ["to.elsewhere"], "kind": "a"},
+            },
+        });
+        let login = if place.is_embedded() { "somebody" } else { "guest" };
+        record["properties"]["userId"] = login.into();
+        let ran = machine.run_with("publish --records -f - -q", format!("{record}\n").as_bytes());
+        assert_eq!(ran.status, 0, "{label}: {}", ran.shown());
+        assert_eq!(machine.run("consume to.elsewhere --count 1 -q").status, 0, "{label}");
+        place.json("queue move work.quorum to.classic");
+        let forked = machine.run("consume to.elsewhere --until-empty --raw -q").ok();
+        assert_eq!(forked, "", "{label}: CC routed it again");
+        let seen = place.json("queue peek to.classic");
+        let message = &seen["messages"][0];
+        assert_eq!(message["body"], "kept", "{label}: {seen}");
+        assert_eq!(message["properties"]["expiration"], "3600000", "{label}: {seen}");
+        assert_eq!(message["properties"]["messageId"], "m1", "{label}: {seen}");
+        assert_eq!(message["properties"]["priority"], 3, "{label}: {seen}");
+        let headers = message["properties"]["headers"].to_string();
+        assert!(headers.contains("x-nexus-cc") && headers.contains("kind"), "{label}: {headers}");
+        assert!(!headers.contains("x-delivery-count"), "{label}: {headers}");
+    }
+}
+
+#[test]
+fn streams_are_copied_from_anywhere_and_taken_to_and_never_moved_from() {
+    for place in places_with_targets("streams") {
+        let label = &place.label;
+        let Some(vhost) = &place.vhost else { continue };
+        let stream = r#"{"durable":true,"arguments":{"x-queue-type":"stream"}}"#;
+        vhost.api("PUT", "queues", "history", Some(stream)).ok();
+        place.send("work.classic", 0..1500);
+        let into = place.json("queue copy work.classic history");
+        assert_eq!(into["transferred"], 1500, "{label}: {into}");
+        for (from, expected) in [("", 0..1500), ("--from-offset 1400", 1400..1500)] {
+            let done = place.json(&format!("queue copy history to.quorum {from}"));
+            assert_eq!(done["transferred"], expected.len(), "{label}: {done}");
+            assert_eq!(place.drained("to.quorum"), expected.collect::<Vec<_>>(), "{label}");
+        }
+        let some = place.json("queue copy history to.quorum --filter 'body == 700' --count 1");
+        assert_eq!(some["transferred"], 1, "{label}: {some}");
+        let refused = place.machine.run("queue move history to.quorum");
+        assert_eq!(refused.status, 1, "{label}: {}", refused.shown());
+        assert!(refused.stderr.contains("queue copy"), "{label}: {}", refused.shown());
+    }
+}

@@ -15,8 +15,9 @@ use crate::message::{FieldValue, Message};
 use crate::storage::{Durability, StorageError};
 
 use super::codec::Envelope;
-use super::engine::{BUFFERED_MAX, NewConsumer, Parcel, Request, show_count, storage_error};
+use super::engine::{BUFFERED_MAX, Engine, NewConsumer, Parcel, Request, show_count, storage_error};
 use super::shared::Shared;
+use super::store::Store;
 
 /// See [`Consumer`].
 #[derive(Debug)]
@@ -206,6 +207,16 @@ impl Consumer for EmbeddedConsumer {
             };
         }
         Ok(())
+    }
+
+    async fn pause(&mut self) -> Result<(), BrokerError> {
+        let id = self.id;
+        let attempted = format!("pause the consumer of queue `{}`", self.queue);
+        let paused = move |engine: &mut Engine, _: Store<'_>| {
+            engine.pause(id);
+            Ok(())
+        };
+        self.shared.call(&attempted, Durability::Process, paused).await
     }
 
     async fn close(mut self: Box<Self>) -> Result<(), BrokerError> {

@@ -286,7 +286,14 @@ impl Engine {
         Ok(id)
     }
 
-    /// As after `basic.cancel`: what consumers hold stays theirs, more does not come.
+    /// As after `basic.cancel`: what the consumer holds stays its own, more does not come.
+    pub(in crate::broker::embedded) fn pause(&mut self, consumer: i64) {
+        if let Some(local) = self.consumers.get_mut(&consumer) {
+            local.prefetch = 0;
+        }
+    }
+
+    /// The same for all of them.
     #[cfg(test)]
     pub(in crate::broker::embedded) fn take_no_more(&mut self) {
         for local in self.consumers.values_mut() {
