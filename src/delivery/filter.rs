@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use crate::base::expression::{Context, Expression, ExpressionError};
+use crate::base::expression::{Context, Expression, ExpressionError, Template};
 use crate::broker::Delivery;
 use crate::message::record::write_properties;
 use crate::message::{FieldTable, FieldValue, Properties};
@@ -15,27 +15,21 @@ use crate::message::{FieldTable, FieldValue, Properties};
 pub const FILTER_VARIABLES: [&str; 8] =
     ["exchange", "routingKey", "queue", "redelivered", "properties", "headers", "body", "size"];
 
-/// A condition on messages.
-#[derive(Clone, Debug)]
-pub struct Filter {
-    condition: Expression,
-    uses: [bool; 8],
-}
+/// Which of the names an expression uses: only those are converted.
+#[derive(Clone, Copy, Debug)]
+struct Uses([bool; 8]);
 
-impl Filter {
-    /// Reads a condition.
-    pub fn parse(source: &str) -> Result<Self, ExpressionError> {
-        let condition = Expression::parse_with(source, &FILTER_VARIABLES)?;
-        let uses = FILTER_VARIABLES.map(|name| condition.variables().any(|used| used == name));
-        Ok(Filter { condition, uses })
+impl Uses {
+    fn of<'a>(expressions: impl Iterator<Item = &'a Expression> + Clone) -> Self {
+        Uses(FILTER_VARIABLES.map(|name| {
+            expressions.clone().any(|expression| expression.variables().any(|used| used == name))
+        }))
     }
 
-    /// Whether `delivery`, taken from `queue`, is wanted. An error is for example a header that this
-    /// message does not have; such a message is not wanted.
-    pub fn wants(&self, delivery: &Delivery, queue: &str) -> Result<bool, String> {
+    fn context<'a>(self, delivery: &'a Delivery, queue: &str) -> Context<'a> {
         let message = &delivery.message;
         let mut context = Context::new();
-        for (name, _) in FILTER_VARIABLES.iter().zip(self.uses).filter(|(_, used)| *used) {
+        for (name, _) in FILTER_VARIABLES.iter().zip(self.0).filter(|(_, used)| *used) {
             context = match *name {
                 "exchange" => context.with_owned(name, delivery.exchange.as_str().into()),
                 "routingKey" => context.with_owned(name, delivery.routing_key.as_str().into()),
@@ -59,7 +53,80 @@ impl Filter {
                 },
             };
         }
+        context
+    }
+}
+
+/// A condition on messages.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    condition: Expression,
+    uses: Uses,
+}
+
+impl Filter {
+    /// Reads a condition.
+    pub fn parse(source: &str) -> Result<Self, ExpressionError> {
+        let condition = Expression::parse_with(source, &FILTER_VARIABLES)?;
+        let uses = Uses::of([&condition].into_iter());
+        Ok(Filter { condition, uses })
+    }
+
+    /// Whether `delivery`, taken from `queue`, is wanted. An error is for example a header that this
+    /// message does not have; such a message is not wanted.
+    pub fn wants(&self, delivery: &Delivery, queue: &str) -> Result<bool, String> {
+        let context = self.uses.context(delivery, queue);
         self.condition.evaluate_bool(&context).map_err(|error| error.to_string())
+    }
+}
+
+/// What messages have in common, as a text: an expression over the same variables.
+#[derive(Clone, Debug)]
+pub struct MessageKey {
+    expression: Expression,
+    uses: Uses,
+}
+
+impl MessageKey {
+    /// Reads an expression.
+    pub fn parse(source: &str) -> Result<Self, ExpressionError> {
+        let expression = Expression::parse_with(source, &FILTER_VARIABLES)?;
+        let uses = Uses::of([&expression].into_iter());
+        Ok(MessageKey { expression, uses })
+    }
+
+    /// The key of `delivery`, taken from `queue`; `None` when it is null. Whatever is no text is
+    /// written as JSON.
+    pub fn of(&self, delivery: &Delivery, queue: &str) -> Result<Option<String>, String> {
+        let context = self.uses.context(delivery, queue);
+        match self.expression.evaluate(&context) {
+            Ok(Value::Null) => Ok(None),
+            Ok(Value::String(text)) => Ok(Some(text)),
+            Ok(other) => Ok(Some(other.to_string())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// A text made from a message: `${ CEL }` over the same variables.
+#[derive(Clone, Debug)]
+pub struct MessageTemplate {
+    template: Template,
+    uses: Uses,
+}
+
+impl MessageTemplate {
+    /// Reads a template.
+    pub fn parse(source: &str) -> Result<Self, ExpressionError> {
+        let template = Template::parse_with(source, &FILTER_VARIABLES)?;
+        let uses = Uses::of(template.expressions().collect::<Vec<_>>().into_iter());
+        Ok(MessageTemplate { template, uses })
+    }
+
+    /// The text for `delivery`, taken from `queue`.
+    pub fn text(&self, delivery: &Delivery, queue: &str) -> Result<String, String> {
+        let context = self.uses.context(delivery, queue);
+        self.template.evaluate_text(&context).map_err(|error| error.to_string())
     }
 }
 

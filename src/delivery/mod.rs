@@ -18,6 +18,7 @@ pub mod source;
 pub mod stop;
 pub mod stream;
 pub mod transfer;
+pub mod worker;
 
 pub use compose::{Composer, EnvelopeParts};
 pub use consume::{AckMode, ConsumeOptions, ConsumeReport, ConsumeVerdict, consume};

@@ -1,0 +1,3 @@
+//! Working on a queue.
+mod lanes;
+pub mod handler;
