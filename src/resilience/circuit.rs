@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::time::Timestamp;
 
 /// When a circuit opens and how it closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CircuitSettings {
     /// Failures in a row that open the circuit; 0 is taken as 1.
     pub threshold: u32,
@@ -48,7 +48,7 @@ pub struct CircuitSettings {
 }
 
 /// Opens a circuit by the share of bad requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateRule {
     /// Only requests that ended within this time count; moves on in tenths. Below 10 ms it is 10 ms.
     pub window: Duration,
@@ -60,7 +60,7 @@ pub struct RateRule {
 }
 
 /// Which requests are slow, and how many are too many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlowRule {
     /// A request that takes longer is slow, whether it succeeds or fails.
     pub longer_than: Duration,

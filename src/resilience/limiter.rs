@@ -255,6 +255,11 @@ impl Limiter {
         self.limit
     }
 
+    /// What is kept for whom.
+    pub const fn reserve(&self) -> Reserve {
+        self.reserve
+    }
+
     /// Whether `count` pass at `now`; takes them if so.
     pub fn allow(&mut self, count: u32, priority: Priority, now: Timestamp) -> bool {
         self.take(count, priority, now).is_ok()
@@ -361,6 +366,22 @@ impl Limiter {
         let mut then = self.clone();
         then.refill(now);
         then.tokens / TOKEN
+    }
+
+    /// The most that `priority` could take at once at `now`.
+    pub fn available(&self, priority: Priority, now: Timestamp) -> u32 {
+        let passes = |count: u32| self.clone().allow(count, priority, now);
+        // What passes, passes in part as well.
+        let (mut passed, mut refused) = (0, self.limit.capacity + 1);
+        while refused - passed > 1 {
+            let middle = passed + (refused - passed) / 2;
+            if passes(middle) {
+                passed = middle;
+            } else {
+                refused = middle;
+            }
+        }
+        passed
     }
 
     /// What `priority` leaves in the bucket when it takes `wanted`. Never so much that a full bucket
