@@ -97,6 +97,19 @@ pub enum Circuit {
     Disabled,
 }
 
+impl Circuit {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Circuit::Closed => "closed",
+            Circuit::Open => "open",
+            Circuit::HalfOpen => "half-open",
+            Circuit::ForcedOpen => "forced-open",
+            Circuit::Disabled => "disabled",
+        }
+    }
+}
+
 /// Leave to send one request. Give it back to [`CircuitBreaker::succeeded`], `failed` or `abandoned`.
 #[must_use = "the breaker waits for the result"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +247,11 @@ impl CircuitBreaker {
             ..settings
         };
         CircuitBreaker { settings, memory }
+    }
+
+    /// Its settings, as they are in force.
+    pub const fn settings(&self) -> &CircuitSettings {
+        &self.settings
     }
 
     /// What it remembers.

@@ -16,6 +16,7 @@
 //! Counted in integers (a billionth of a token), so that no rounding adds up to a token too many.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -44,8 +45,27 @@ impl Priority {
     pub const ALL: [Priority; 4] =
         [Priority::Critical, Priority::High, Priority::Normal, Priority::Low];
 
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Priority::Critical => "critical",
+            Priority::High => "high",
+            Priority::Normal => "normal",
+            Priority::Low => "low",
+        }
+    }
+
     const fn index(self) -> usize {
         self as usize
+    }
+}
+
+impl FromStr for Priority {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Priority::ALL.into_iter().find(|priority| priority.as_str() == text).ok_or_else(|| {
+            format!("`{text}` is no priority; there are critical, high, normal and low")
+        })
     }
 }
 
@@ -179,6 +199,16 @@ impl Reserve {
             return Err(ReserveError::Shares(sum));
         }
         Ok(Reserve { floors, shares: [0, shares[1], shares[2], shares[3]] })
+    }
+
+    /// The percentage of the capacity that `priority` leaves to those above it.
+    pub const fn floor(&self, priority: Priority) -> u8 {
+        self.floors[priority.index()]
+    }
+
+    /// The percentage of the rate that `priority` may take below its floor.
+    pub const fn share(&self, priority: Priority) -> u8 {
+        self.shares[priority.index()]
     }
 }
 

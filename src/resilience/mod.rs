@@ -12,7 +12,9 @@ pub mod limiter;
 pub mod reorder;
 pub mod retry;
 pub mod sequence;
+pub mod shared;
 pub mod store;
+mod sync;
 
 pub use backoff::Backoff;
 pub use circuit::{Circuit, CircuitBreaker, CircuitMemory, CircuitSettings, Permit, Refused};
@@ -22,4 +24,5 @@ pub use limiter::{Limit, Limiter, Priority, Reserve, Shortage};
 pub use reorder::{GapPolicy, Release, ReorderBuffer, ReorderSettings};
 pub use retry::{Attempt, Decision, GiveUp, RetryBudget, RetryPolicy, Treatment};
 pub use sequence::{RangeSet, Seen, SequenceTracker, Start};
+pub use shared::{SharedBreaker, SharedLimiter};
 pub use store::{Claim, LimitSettings, SequenceSettings, SharedState};

@@ -66,7 +66,7 @@ fn stored(row: &Row<'_>) -> SqlResult<StoredCircuit> {
 fn find(connection: &Connection, name: &str) -> SqlResult<Option<StoredCircuit>> {
     connection
         .prepare_cached(&format!("{COLUMNS} WHERE name = ?"))?
-        .query_row([name], |row| stored(row))
+        .query_row([name], stored)
         .optional()
 }
 
@@ -281,7 +281,7 @@ impl SharedState {
     pub fn circuits(&self) -> Result<Vec<StoredCircuit>, StorageError> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(&format!("{COLUMNS} ORDER BY name"))?;
-            statement.query_map([], |row| stored(row))?.collect()
+            statement.query_map([], stored)?.collect()
         })
     }
 }

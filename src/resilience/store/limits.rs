@@ -51,7 +51,7 @@ fn stored(row: &Row<'_>) -> SqlResult<StoredLimit> {
 fn find(connection: &Connection, name: &str) -> SqlResult<Option<StoredLimit>> {
     connection
         .prepare_cached(&format!("{COLUMNS} WHERE name = ?"))?
-        .query_row([name], |row| stored(row))
+        .query_row([name], stored)
         .optional()
 }
 
@@ -191,7 +191,7 @@ impl SharedState {
     pub fn limits(&self) -> Result<Vec<StoredLimit>, StorageError> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(&format!("{COLUMNS} ORDER BY name"))?;
-            statement.query_map([], |row| stored(row))?.collect()
+            statement.query_map([], stored)?.collect()
         })
     }
 }

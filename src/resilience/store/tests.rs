@@ -649,14 +649,13 @@ async fn no_failure_is_lost_among_racing_processes() {
     race("fail", &path);
     let state = open(&path).await;
     let permit = state.permit("c", &circuit(10_000, 1), at(0)).await.unwrap().unwrap();
-    let last = vec![Ended { permit, ending: Ending::Failed, at: at(0) }];
     let mut opened = BTreeMap::new();
     // 400 failures were noted: one more opens a circuit with the threshold 401, and not one with 402.
     for threshold in [402, 401] {
         let settings = circuit(threshold, 1);
         let before = state.circuit("c").unwrap().unwrap().breaker.into_memory();
         let mut breaker = crate::resilience::CircuitBreaker::resume(settings, before);
-        breaker.failed(last[0].permit, at(0));
+        breaker.failed(permit, at(0));
         opened.insert(threshold, breaker.state(at(0)));
     }
     assert_eq!(opened[&402], Circuit::Closed);
