@@ -136,6 +136,12 @@ pub enum Command {
     Consume(super::consume::ConsumeArgs),
     /// List, show and search queues
     Queue(super::queue::QueueArgs),
+    /// Show and order circuit breakers, shared by all processes of this host
+    Circuit(super::circuit::CircuitArgs),
+    /// Show and use rate limits, shared by all processes of this host
+    Limit(super::limit::LimitArgs),
+    /// Show which messages of a workflow are missing
+    Sequence(super::sequence::SequenceArgs),
     /// Manage contexts: named ways to reach a broker
     Context(super::context::ContextArgs),
     /// Say what a status, an error code or a reply code means and what to do

@@ -9,6 +9,7 @@
 
 pub mod args;
 pub mod check;
+pub mod circuit;
 pub mod completions;
 pub mod connect;
 pub mod consent;
@@ -20,6 +21,7 @@ pub mod exit;
 pub mod explain;
 pub mod host;
 pub mod init;
+pub mod limit;
 pub mod man;
 pub mod missing;
 pub mod output;
@@ -29,9 +31,11 @@ pub mod queue;
 pub mod quickstart;
 pub mod runtime;
 pub mod schemas;
+pub mod sequence;
 pub mod session;
 pub mod settings;
 pub mod signals;
+mod state;
 pub mod topology;
 pub mod version;
 
@@ -201,6 +205,9 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Init(args) => init::run(args, session),
         Command::Consume(args) => consume::run(args, session),
         Command::Publish(args) => publish::run(*args, session),
+        Command::Circuit(args) => circuit::run(args, session),
+        Command::Limit(args) => limit::run(args, session),
+        Command::Sequence(args) => sequence::run(args, session),
         Command::Queue(args) => queue::run(args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),

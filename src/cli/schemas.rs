@@ -7,6 +7,7 @@ use crate::topology::explain::QueueExplanation;
 use crate::topology::route::RouteReport;
 use crate::topology::spec::TopologySpec;
 
+use super::circuit::{CircuitChangesView, CircuitListView, CircuitView};
 use super::consume::{ConsumePlanView, ConsumeView, MessagesView};
 use super::context::{
     ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
@@ -14,10 +15,12 @@ use super::context::{
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
+use super::limit::{LimitListView, LimitTakeView, LimitView};
 use super::output::{View, schema};
 use super::publish::PublishView;
 use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView, TransferView};
 use super::quickstart::{QuickstartPlanView, QuickstartView};
+use super::sequence::{SequenceListView, SequenceView};
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
 
@@ -28,6 +31,9 @@ pub fn output() -> Vec<(&'static str, Value)> {
     }
     vec![
         of::<ApplyView>(),
+        of::<CircuitChangesView>(),
+        of::<CircuitListView>(),
+        of::<CircuitView>(),
         of::<ConsumePlanView>(),
         of::<ConsumeView>(),
         of::<ContextListView>(),
@@ -42,6 +48,9 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<FindingsView>(),
         of::<GraphView>(),
         of::<InitView>(),
+        of::<LimitListView>(),
+        of::<LimitTakeView>(),
+        of::<LimitView>(),
         of::<MessagesView>(),
         of::<PeekPlanView>(),
         of::<PlanView>(),
@@ -55,6 +64,8 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<RetryTableView>(),
         of::<RouteReport>(),
         of::<TransferView>(),
+        of::<SequenceListView>(),
+        of::<SequenceView>(),
         of::<VersionView>(),
     ]
 }

@@ -1,11 +1,14 @@
 //! Finding the project around a directory, and its `nexus.yaml`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::base::diagnostic::{Code, Diagnostic, Findings};
 use crate::base::document::{decode, read_documents};
+use crate::resilience::{CircuitSettings, LimitSettings};
 
 use super::files::{FileError, read_source};
+use super::protection;
 use super::spec::{PROJECT_FILE, ProjectFile, STATE_FILE, TOPOLOGY_FILE};
 
 const NOT_ONE: Code = Code("project/not-one-document");
@@ -41,7 +44,8 @@ impl Project {
             return Err(FileError::Wrong(Findings(vec![finding])));
         };
         let file: ProjectFile = decode(node).map_err(FileError::Wrong)?;
-        let findings = check(&file);
+        let mut findings = check(&file);
+        findings.extend(protection::check(&file));
         if findings.has_errors() {
             return Err(FileError::Wrong(findings));
         }
@@ -59,6 +63,16 @@ impl Project {
             Some(files) => files.iter().map(|file| file.value.clone()).collect(),
             None => vec![TOPOLOGY_FILE.to_owned()],
         }
+    }
+
+    /// Its rate limits, by name.
+    pub fn limits(&self) -> BTreeMap<String, LimitSettings> {
+        protection::limits(&self.file)
+    }
+
+    /// Its circuits, by name.
+    pub fn circuits(&self) -> BTreeMap<String, CircuitSettings> {
+        protection::circuits(&self.file)
     }
 
     /// Its state file.

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::time::Timestamp;
 
 /// When a circuit opens and how it closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CircuitSettings {
     /// Failures in a row that open the circuit; 0 is taken as 1.
     pub threshold: u32,
@@ -48,7 +48,7 @@ pub struct CircuitSettings {
 }
 
 /// Opens a circuit by the share of bad requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateRule {
     /// Only requests that ended within this time count; moves on in tenths. Below 10 ms it is 10 ms.
     pub window: Duration,
@@ -60,7 +60,7 @@ pub struct RateRule {
 }
 
 /// Which requests are slow, and how many are too many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlowRule {
     /// A request that takes longer is slow, whether it succeeds or fails.
     pub longer_than: Duration,
@@ -95,6 +95,19 @@ pub enum Circuit {
     ForcedOpen,
     /// An operator lets everything out; results are not looked at.
     Disabled,
+}
+
+impl Circuit {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Circuit::Closed => "closed",
+            Circuit::Open => "open",
+            Circuit::HalfOpen => "half-open",
+            Circuit::ForcedOpen => "forced-open",
+            Circuit::Disabled => "disabled",
+        }
+    }
 }
 
 /// Leave to send one request. Give it back to [`CircuitBreaker::succeeded`], `failed` or `abandoned`.
@@ -234,6 +247,11 @@ impl CircuitBreaker {
             ..settings
         };
         CircuitBreaker { settings, memory }
+    }
+
+    /// Its settings, as they are in force.
+    pub const fn settings(&self) -> &CircuitSettings {
+        &self.settings
     }
 
     /// What it remembers.

@@ -16,6 +16,7 @@
 //! Counted in integers (a billionth of a token), so that no rounding adds up to a token too many.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -44,8 +45,27 @@ impl Priority {
     pub const ALL: [Priority; 4] =
         [Priority::Critical, Priority::High, Priority::Normal, Priority::Low];
 
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Priority::Critical => "critical",
+            Priority::High => "high",
+            Priority::Normal => "normal",
+            Priority::Low => "low",
+        }
+    }
+
     const fn index(self) -> usize {
         self as usize
+    }
+}
+
+impl FromStr for Priority {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Priority::ALL.into_iter().find(|priority| priority.as_str() == text).ok_or_else(|| {
+            format!("`{text}` is no priority; there are critical, high, normal and low")
+        })
     }
 }
 
@@ -180,6 +200,16 @@ impl Reserve {
         }
         Ok(Reserve { floors, shares: [0, shares[1], shares[2], shares[3]] })
     }
+
+    /// The percentage of the capacity that `priority` leaves to those above it.
+    pub const fn floor(&self, priority: Priority) -> u8 {
+        self.floors[priority.index()]
+    }
+
+    /// The percentage of the rate that `priority` may take below its floor.
+    pub const fn share(&self, priority: Priority) -> u8 {
+        self.shares[priority.index()]
+    }
 }
 
 impl TryFrom<PlainReserve> for Reserve {
@@ -253,6 +283,11 @@ impl Limiter {
     /// The limit in force.
     pub const fn limit(&self) -> Limit {
         self.limit
+    }
+
+    /// What is kept for whom.
+    pub const fn reserve(&self) -> Reserve {
+        self.reserve
     }
 
     /// Whether `count` pass at `now`; takes them if so.
@@ -361,6 +396,22 @@ impl Limiter {
         let mut then = self.clone();
         then.refill(now);
         then.tokens / TOKEN
+    }
+
+    /// The most that `priority` could take at once at `now`.
+    pub fn available(&self, priority: Priority, now: Timestamp) -> u32 {
+        let passes = |count: u32| self.clone().allow(count, priority, now);
+        // What passes, passes in part as well.
+        let (mut passed, mut refused) = (0, self.limit.capacity + 1);
+        while refused - passed > 1 {
+            let middle = passed + (refused - passed) / 2;
+            if passes(middle) {
+                passed = middle;
+            } else {
+                refused = middle;
+            }
+        }
+        passed
     }
 
     /// What `priority` leaves in the bucket when it takes `wanted`. Never so much that a full bucket

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::Channel;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::base::time::{Clock, HumanDuration};
 use crate::broker::error::{BrokerError, ErrorKind};
-use crate::resilience::{Backoff, CircuitBreaker, CircuitSettings, Permit};
+use crate::resilience::{Backoff, CircuitSettings, Permit, SharedBreaker};
 
 use super::link::{Link, LinkOptions, OpenChannel, shown};
 
@@ -49,7 +49,7 @@ pub(super) struct Core {
     pub(super) options: LinkOptions,
     clock: Arc<dyn Clock>,
     dice: Mutex<fastrand::Rng>,
-    breaker: Mutex<CircuitBreaker>,
+    breaker: SharedBreaker,
     // Whether the breaker has seen a failure since the last success; spares the lock per message.
     suspicious: AtomicBool,
     slots: [tokio::sync::Mutex<Slot>; 3],
@@ -72,7 +72,7 @@ impl Core {
             options,
             clock,
             dice: Mutex::new(fastrand::Rng::with_seed(seed)),
-            breaker: Mutex::new(CircuitBreaker::new(circuit)),
+            breaker: SharedBreaker::new(circuit),
             suspicious: AtomicBool::new(false),
             slots: Default::default(),
         }
@@ -82,13 +82,9 @@ impl Core {
         self.options.timeout
     }
 
-    fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Leave to send something, when there is reason to ask; fails with `CircuitOpen`.
     pub(super) fn permit(self: &Arc<Self>, attempted: &str) -> Result<Leave, BrokerError> {
-        match self.breaker().permit(self.clock.now()) {
+        match self.breaker.permit(self.clock.now()) {
             Ok(permit) => Ok(Leave { core: Arc::clone(self), permit: Some(permit) }),
             Err(refused) => {
                 let wait = refused.wait.unwrap_or_default();
@@ -113,11 +109,7 @@ impl Core {
     /// Something that was let out without asking has failed in a way that speaks against the broker.
     pub(super) fn note_failure(&self) {
         self.suspicious.store(true, Ordering::Relaxed);
-        let now = self.clock.now();
-        let mut breaker = self.breaker();
-        if let Ok(permit) = breaker.permit(now) {
-            breaker.failed(permit, now);
-        }
+        self.breaker.failed_unasked(self.clock.now());
     }
 
     fn dice(&self) -> u64 {
@@ -294,7 +286,7 @@ impl Leave {
     pub(super) fn succeeded(mut self) {
         if let Some(permit) = self.permit.take() {
             let now = self.core.clock.now();
-            self.core.breaker().succeeded(permit, now);
+            self.core.breaker.succeeded(permit, now);
             self.core.suspicious.store(false, Ordering::Relaxed);
         }
     }
@@ -303,7 +295,7 @@ impl Leave {
         if let Some(permit) = self.permit.take() {
             let now = self.core.clock.now();
             self.core.suspicious.store(true, Ordering::Relaxed);
-            self.core.breaker().failed(permit, now);
+            self.core.breaker.failed(permit, now);
         }
     }
 }
@@ -311,7 +303,7 @@ impl Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
-            self.core.breaker().abandoned(permit);
+            self.core.breaker.abandoned(permit);
         }
     }
 }

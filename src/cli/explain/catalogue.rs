@@ -434,6 +434,13 @@ const FAILURES: &[Entry] = &[
         "Free space, or use a newer nexusctl; the file itself is left as it is.",
     ),
     entry(
+        "state/failed",
+        "the state file failed",
+        "Circuits, limits and sequences are in the state file, which cannot be opened or written, or \
+         which others hold for too long.",
+        "Follow the hint; `--timeout` waits longer, NEXUSCTL_STATE names another file.",
+    ),
+    entry(
         "broker/refused",
         "the broker refused",
         "The broker's own words are in the message.",
@@ -643,6 +650,18 @@ const FINDINGS: &[Entry] = &[
         "a file of the project cannot be read",
         "It is missing, or its permissions are wrong.",
         "Correct the path in nexus.yaml, or make the file.",
+    ),
+    entry(
+        "project/limit",
+        "a rate limit that cannot be",
+        "Capacity, rate, reserve or shares of a limit in nexus.yaml are out of their bounds.",
+        "Capacity is 1 or more; reserve rises from high to low; shares add up to 90 at most.",
+    ),
+    entry(
+        "project/circuit",
+        "a circuit breaker that cannot be",
+        "Numbers of a circuit in nexus.yaml exclude each other or are out of their bounds.",
+        "threshold, probes and recovery are above 0; percentages go with a window.",
     ),
     entry(
         "project/owner-differs",

@@ -1,0 +1,3 @@
+//! The lock behind [`super::shared`]. The models in `tests/loom` put theirs in its place.
+
+pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};
