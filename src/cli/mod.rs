@@ -10,6 +10,7 @@
 pub mod args;
 pub mod check;
 pub mod completions;
+pub mod compose;
 pub mod connect;
 pub mod consent;
 pub mod consume;
@@ -27,6 +28,7 @@ pub mod progress;
 pub mod publish;
 pub mod queue;
 pub mod quickstart;
+pub mod request;
 pub mod runtime;
 pub mod schemas;
 pub mod session;
@@ -201,6 +203,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Init(args) => init::run(args, session),
         Command::Consume(args) => consume::run(args, session),
         Command::Publish(args) => publish::run(*args, session),
+        Command::Request(args) => request::run(*args, session),
         Command::Queue(args) => queue::run(args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),

@@ -18,6 +18,7 @@ use super::output::{View, schema};
 use super::publish::PublishView;
 use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView};
 use super::quickstart::{QuickstartPlanView, QuickstartView};
+use super::request::RequestView;
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
 
@@ -52,6 +53,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<QueueView>(),
         of::<QuickstartPlanView>(),
         of::<QuickstartView>(),
+        of::<RequestView>(),
         of::<RetryTableView>(),
         of::<RouteReport>(),
         of::<VersionView>(),
