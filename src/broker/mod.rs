@@ -26,8 +26,9 @@ pub use definition::{
 };
 pub use error::{BrokerError, ErrorKind, Reply};
 pub use port::{
-    Broker, Consumer, ConsumerOptions, Delivery, DeliveryTag, Lock, LockError, LockHolder, Outcome,
-    Publish, Publisher, PublisherOptions, QueueDepth, Settled, Settlement, Ticket,
+    Broker, Consumer, ConsumerOptions, DIRECT_REPLY_TO, Delivery, DeliveryTag, Lock, LockError,
+    LockHolder, Outcome, Publish, Publisher, PublisherOptions, QueueDepth, Settled, Settlement,
+    Ticket,
 };
 pub use read_only::ReadOnly;
 pub use snapshot::{

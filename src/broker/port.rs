@@ -12,7 +12,7 @@ use crate::base::time::Timestamp;
 use crate::message::{FieldTable, Message};
 
 use super::change::{Change, Changed};
-use super::error::BrokerError;
+use super::error::{BrokerError, ErrorKind};
 use super::snapshot::{QueueDetails, Snapshot};
 use super::version::{BrokerIdentity, Capabilities};
 
@@ -87,6 +87,9 @@ impl Default for PublisherOptions {
     }
 }
 
+/// The `reply_to` that makes the broker hand answers straight to the publisher.
+pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
 /// One message on its way out. Every message is published as mandatory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Publish {
@@ -142,6 +145,20 @@ pub trait Publisher: Send + fmt::Debug {
 
     /// How many messages wait for their outcome, the kept ones not counted.
     fn in_flight(&self) -> usize;
+
+    /// Subscribes to direct answers: those to messages that are sent from now on with
+    /// [`DIRECT_REPLY_TO`] as `reply_to`. They need no settling and exist only here: what was not
+    /// taken when the connection ends is gone. The subscription ends with the publisher's channel and
+    /// is not made again, so this wants a publisher that does not reconnect. `Unsupported` where the
+    /// broker has no such thing.
+    async fn direct_answers(&mut self) -> Result<Box<dyn Consumer>, BrokerError> {
+        Err(BrokerError::new(
+            ErrorKind::Unsupported,
+            "subscribe to direct answers",
+            "this broker hands no answers to a publisher",
+        )
+        .hint("let the answers come to a queue of their own"))
+    }
 
     /// Closes the way out. Outcomes not taken yet are lost to the caller, so take them first.
     async fn close(self: Box<Self>) -> Result<(), BrokerError>;

@@ -134,6 +134,8 @@ pub enum Command {
     Publish(Box<super::publish::PublishArgs>),
     /// Take messages out of a queue, each acked only after it is written
     Consume(super::consume::ConsumeArgs),
+    /// Ask and wait for the answer, or say why there is none
+    Request(Box<super::request::RequestArgs>),
     /// List, show and search queues
     Queue(super::queue::QueueArgs),
     /// Show and order circuit breakers, shared by all processes of this host

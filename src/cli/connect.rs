@@ -26,6 +26,7 @@ pub struct Connector {
     url: BrokerUrl,
     management: Option<ManagementUrl>,
     settings: Arc<Settings>,
+    timeout: Duration,
     clock: Arc<dyn Clock>,
     seed: u64,
     stop: Stop,
@@ -41,7 +42,16 @@ impl Connector {
         let url = complete_url(session, &settings)?;
         let management = settings.management_url.as_ref().map(|url| url.value.clone());
         let (clock, seed) = (Arc::clone(&session.clock), session.seed);
-        Ok(Connector { url, management, settings, clock, seed, stop: session.stop.clone() })
+        let timeout = settings.timeout();
+        Ok(Connector {
+            url,
+            management,
+            settings,
+            timeout,
+            clock,
+            seed,
+            stop: session.stop.clone(),
+        })
     }
 
     /// The same with another embedded broker: a temporary one, whose directory is there.
@@ -71,7 +81,15 @@ impl Connector {
 
     /// The longest wait for any answer.
     pub fn timeout(&self) -> Duration {
-        self.settings.timeout()
+        self.timeout
+    }
+
+    /// The same, with at least so long for each answer of the broker: for a command whose time-out is
+    /// about somebody else's answer.
+    #[must_use]
+    pub fn with_patience(mut self, least: Duration) -> Connector {
+        self.timeout = self.timeout.max(least);
+        self
     }
 
     /// Connects. A read-only context gives a broker that refuses every change.
@@ -111,7 +129,7 @@ impl Connector {
             management: self.management.clone(),
             vhost: settings.vhost.as_ref().map(|vhost| vhost.value.clone()),
             tls,
-            timeout: settings.timeout(),
+            timeout: self.timeout,
             client_name: concat!("nexusctl ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         if let BrokerUrl::Embedded(EmbeddedUrl { path: Some(path), .. }) = &self.url {

@@ -84,6 +84,16 @@ pub mod code {
     pub const WRONG_CLUSTER: &str = "cli/wrong-cluster";
     /// The state file failed.
     pub const STATE: &str = "state/failed";
+    /// No answer came in time.
+    pub const REQUEST_TIMED_OUT: &str = "request/timed-out";
+    /// Nobody can answer.
+    pub const REQUEST_NOBODY: &str = "request/nobody";
+    /// The answer is an error.
+    pub const REQUEST_ERROR: &str = "request/error-answer";
+    /// The broker refused the request.
+    pub const REQUEST_REFUSED: &str = "request/refused";
+    /// The request may have been delivered or not.
+    pub const REQUEST_UNKNOWN: &str = "request/unknown";
     /// Somebody else holds the lock.
     pub const LOCKED: &str = "broker/locked";
 }

@@ -11,6 +11,7 @@ pub mod args;
 pub mod check;
 pub mod circuit;
 pub mod completions;
+pub mod compose;
 pub mod connect;
 pub mod consent;
 pub mod consume;
@@ -29,6 +30,7 @@ pub mod progress;
 pub mod publish;
 pub mod queue;
 pub mod quickstart;
+pub mod request;
 pub mod runtime;
 pub mod schemas;
 pub mod sequence;
@@ -208,6 +210,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Circuit(args) => circuit::run(args, session),
         Command::Limit(args) => limit::run(args, session),
         Command::Sequence(args) => sequence::run(args, session),
+        Command::Request(args) => request::run(*args, session),
         Command::Queue(args) => queue::run(args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),

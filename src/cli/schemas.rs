@@ -21,6 +21,7 @@ use super::publish::PublishView;
 use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView, TransferView};
 use super::quickstart::{QuickstartPlanView, QuickstartView};
 use super::sequence::{SequenceListView, SequenceView};
+use super::request::RequestView;
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
 
@@ -61,6 +62,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<QueueView>(),
         of::<QuickstartPlanView>(),
         of::<QuickstartView>(),
+        of::<RequestView>(),
         of::<RetryTableView>(),
         of::<RouteReport>(),
         of::<TransferView>(),

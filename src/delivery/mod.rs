@@ -13,6 +13,7 @@ pub mod format;
 pub mod pace;
 pub mod peek;
 pub mod publish;
+pub mod request;
 pub mod sink;
 pub mod source;
 pub mod stop;

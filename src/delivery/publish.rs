@@ -389,9 +389,9 @@ impl Ledger {
 }
 
 /// AMQP's reply code.
-const ACCESS_REFUSED: u16 = 403;
+pub(super) const ACCESS_REFUSED: u16 = 403;
 
-fn no_permission(exchange: &str, text: &str) -> BrokerError {
+pub(super) fn no_permission(exchange: &str, text: &str) -> BrokerError {
     let meant = if exchange.is_empty() { "amq.default" } else { exchange };
     let attempted = format!("publish to {}", exchange_in_words(exchange));
     BrokerError::new(ErrorKind::AccessRefused, attempted, "the broker refuses access")
@@ -400,7 +400,8 @@ fn no_permission(exchange: &str, text: &str) -> BrokerError {
 }
 
 /// What the reading thread hands over.
-enum Input {
+#[derive(Debug)]
+pub(super) enum Input {
     Batch(Vec<Read1>),
     Failed(io::Error),
 }
@@ -409,6 +410,14 @@ enum Input {
 /// costs nothing.
 const BATCH_ITEMS: usize = 64;
 const BATCH_BYTES: usize = 256 * 1024;
+
+/// Reads `source` on a thread of its own, a few batches ahead.
+pub(super) fn read_ahead(source: Box<dyn Source>) -> io::Result<mpsc::Receiver<Input>> {
+    let (to, from) = mpsc::channel(4);
+    let spawned = std::thread::Builder::new().name("source".to_owned());
+    spawned.spawn(move || read(source, &to))?;
+    Ok(from)
+}
 
 /// Reads `source` until its end or until nobody wants more. Runs on a thread of its own, which may stay
 /// in a read that never returns; it holds nothing but the source.
@@ -467,7 +476,6 @@ pub async fn publish(
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> PublishReport {
     let started = Instant::now();
-    let (to, from) = mpsc::channel(4);
     let mut run = Run {
         publisher,
         ledger: Ledger::new(options.listed, options.full_report),
@@ -476,11 +484,8 @@ pub async fn publish(
         started,
         sent: 0,
     };
-    let spawned = std::thread::Builder::new()
-        .name("publish-source".to_owned())
-        .spawn(move || read(source, &to));
-    match spawned {
-        Ok(_) => run.send_all(from, stop, progress).await,
+    match read_ahead(source) {
+        Ok(from) => run.send_all(from, stop, progress).await,
         Err(error) => run.ledger.fail(format!("cannot start a thread to read the input: {error}")),
     }
     run.await_outcomes(stop).await;

@@ -10,6 +10,7 @@ mod json;
 pub mod notation;
 pub mod properties;
 pub mod record;
+pub mod reply;
 pub mod trace;
 pub mod value;
 
@@ -18,6 +19,7 @@ pub use envelope::Envelope;
 pub use json::{Problem, Problems};
 pub use properties::{DeliveryMode, Message, Properties};
 pub use record::{Record, RecordRef, parse_record, write_record};
+pub use reply::ErrorAnswer;
 pub use trace::TraceContext;
 
 pub use value::{FieldTable, FieldValue};

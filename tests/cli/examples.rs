@@ -59,7 +59,7 @@ fn expected_status(line: &str) -> u8 {
 }
 
 fn run_example(line: &str) -> (Machine, Ran) {
-    let machine = prepared();
+    let mut machine = prepared();
     if line.contains("--exit-code") {
         let text = machine.read("topology.yaml").replace("[planner, worker]", "[planner]");
         machine.write("topology.yaml", &text);
@@ -78,6 +78,12 @@ fn run_example(line: &str) -> (Machine, Ran) {
     if line.contains("destroy") {
         machine.run("consume agent.worker --until-empty -q").ok();
     }
+    // Somebody who answers, wherever an example asks.
+    let _responder = line.contains("nexusctl request").then(|| {
+        machine.real_time = true;
+        machine.run("consume agent.worker --until-empty -q").ok();
+        machine.respond("agent.worker", "done")
+    });
     let words = split(line);
     assert_eq!(words[0], "nexusctl", "{line}");
     let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();

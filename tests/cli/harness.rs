@@ -12,6 +12,9 @@ use nexus::broker::connect::{Target, TlsOptions, connect};
 use nexus::broker::{Broker, Lock, LockHolder};
 use nexus::cli::host::{Environment, Host, Input, Output};
 use nexus::cli::signals::Stop;
+use nexus::message::reply::{ErrorAnswer, mark_error};
+
+use crate::support::responder::{Responder, answer_to};
 
 /// What a command did.
 #[derive(Debug, Clone)]
@@ -215,6 +218,65 @@ impl Machine {
 
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
+    }
+}
+
+impl Machine {
+    /// The state file of the project in the working directory, or of this machine.
+    fn state(&self) -> PathBuf {
+        let of_project = self.cwd.join(".nexus/state.db");
+        let own = self.root.path().join("home/.local/state/nexusctl/state.db");
+        if of_project.exists() { of_project } else { own }
+    }
+
+    /// Starts somebody who answers every request that comes to `queue` with `answer`, until it is
+    /// dropped. An answer that begins with `!` is an error answer.
+    pub(crate) fn respond(&self, queue: &str, answer: &str) -> Responding {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let target = Target {
+            url: format!("embedded:{}", self.state().display()).parse().unwrap(),
+            management: None,
+            vhost: None,
+            tls: TlsOptions::default(),
+            timeout: Duration::from_secs(20),
+            client_name: "nexusctl tests".to_owned(),
+        };
+        let answer = answer.to_owned();
+        let (broker, responder) = runtime.block_on(async {
+            let broker = connect(target, Arc::new(SystemClock), 1).await.unwrap();
+            let responder = Responder::start(Arc::clone(&broker), queue, move |request| {
+                let mut message = answer_to(request, answer.trim_start_matches('!'));
+                if let Some(reason) = answer.strip_prefix('!') {
+                    let error = ErrorAnswer { reason: reason.to_owned(), code: None };
+                    mark_error(&mut message.properties, &error);
+                }
+                vec![message]
+            })
+            .await;
+            (broker, responder)
+        });
+        Responding { broker, responder: Some(responder), runtime }
+    }
+}
+
+/// Somebody who answers, until it is dropped.
+pub(crate) struct Responding {
+    broker: Arc<dyn Broker>,
+    responder: Option<Responder>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Drop for Responding {
+    fn drop(&mut self) {
+        self.responder = None;
+        let closed = self.runtime.block_on(self.broker.close());
+        if !std::thread::panicking() {
+            closed.unwrap();
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod messages;
 mod process;
 mod project;
 mod queue;
+mod request;
 mod shell;
 mod terminal;
 mod topology;

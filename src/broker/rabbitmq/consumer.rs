@@ -157,18 +157,15 @@ impl RabbitConsumer {
         }));
         Ok(())
     }
+}
 
-    fn received(&self, delivery: lapin::message::Delivery) -> Delivery {
-        Delivery {
-            tag: DeliveryTag { generation: self.generation, tag: delivery.delivery_tag },
-            exchange: ExchangeName::received(String::from(delivery.exchange)),
-            routing_key: RoutingKey::received(String::from(delivery.routing_key)),
-            redelivered: delivery.redelivered,
-            message: Message {
-                properties: properties_in(&delivery.properties),
-                body: delivery.data,
-            },
-        }
+pub(super) fn received(generation: u32, delivery: lapin::message::Delivery) -> Delivery {
+    Delivery {
+        tag: DeliveryTag { generation, tag: delivery.delivery_tag },
+        exchange: ExchangeName::received(String::from(delivery.exchange)),
+        routing_key: RoutingKey::received(String::from(delivery.routing_key)),
+        redelivered: delivery.redelivered,
+        message: Message { properties: properties_in(&delivery.properties), body: delivery.data },
     }
 }
 
@@ -191,7 +188,7 @@ impl Consumer for RabbitConsumer {
                 ));
             };
             match subscription.deliveries.next().await {
-                Some(Ok(delivery)) => return Ok(self.received(delivery)),
+                Some(Ok(delivery)) => return Ok(received(self.generation, delivery)),
                 Some(Err(error)) => self.ended(Some(&error))?,
                 None => self.ended(None)?,
             }
@@ -202,7 +199,7 @@ impl Consumer for RabbitConsumer {
         let subscription = self.subscription.as_mut()?;
         let mut cx = Context::from_waker(Waker::noop());
         match subscription.deliveries.poll_next_unpin(&mut cx) {
-            Poll::Ready(Some(Ok(delivery))) => Some(self.received(delivery)),
+            Poll::Ready(Some(Ok(delivery))) => Some(received(self.generation, delivery)),
             Poll::Ready(Some(Err(error))) => {
                 if let Err(error) = self.ended(Some(&error)) {
                     self.again = Some(Box::pin(std::future::ready(Err(error))));

@@ -7,6 +7,7 @@
 //! This is the only place that names the AMQP and HTTP client libraries. The former logs whole
 //! messages that the broker returned, so its own log lines are not for printing.
 
+mod answers;
 mod change;
 mod consumer;
 mod convert;

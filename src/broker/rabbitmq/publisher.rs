@@ -29,9 +29,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::base::id::ExchangeName;
 use crate::broker::error::{BrokerError, ErrorKind};
-use crate::broker::port::{Outcome, Publish, Publisher, PublisherOptions, Ticket};
+use crate::broker::port::{Consumer, Outcome, Publish, Publisher, PublisherOptions, Ticket};
 use crate::message::{FieldValue, Properties};
 
+use super::answers::DirectAnswers;
 use super::convert::{name, properties_out, table_bytes};
 use super::core::{Core, Leave, Purpose};
 use super::fault::{fault, quoted_after, reply_of};
@@ -518,6 +519,21 @@ impl Publisher for RabbitPublisher {
 
     fn in_flight(&self) -> usize {
         self.flight.len()
+    }
+
+    async fn direct_answers(&mut self) -> Result<Box<dyn Consumer>, BrokerError> {
+        self.ensure_wire().await?;
+        match &self.wire {
+            Some(wire) => {
+                let (link, channel) = (Arc::clone(&wire.link), Arc::clone(&wire.channel));
+                Ok(Box::new(DirectAnswers::subscribe(link, channel).await?))
+            }
+            None => Err(BrokerError::new(
+                ErrorKind::ConnectionLost,
+                "subscribe to direct answers",
+                "the channel was closed",
+            )),
+        }
     }
 
     async fn close(mut self: Box<Self>) -> Result<(), BrokerError> {

@@ -1,9 +1,10 @@
 //! `nexusctl consume`: a message leaves its queue only after the output has it.
 
+mod out;
 mod preview;
 mod view;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use crate::delivery::consume::{
 };
 use crate::delivery::filter::Filter;
 use crate::delivery::format::FormatString;
-use crate::delivery::sink::{DurableFile, Format, Sink, Stream, Target as SinkTarget};
+use crate::delivery::sink::Format;
 use crate::delivery::stop::Wish;
 use crate::message::{FieldTable, FieldValue};
 use crate::topology::view::TopologyView;
@@ -28,13 +29,15 @@ use super::consent::{self, Deed};
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
 use super::missing::{self, Missing};
-use super::output::{API_VERSION, Format as OutputFormat, document};
+use super::output::{Format as OutputFormat, document};
 use super::progress::Progress;
 use super::runtime::unless_stopped;
 use super::session::Session;
 use super::settings::Settings;
 
+pub(in crate::cli) use out::{Outlet, json_frame};
 pub use preview::ConsumePlanView;
+pub(in crate::cli) use view::record_schema_in;
 pub use view::{ConsumeView, MessagesView};
 
 /// Arguments of `consume`.
@@ -273,25 +276,9 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         },
         None => None,
     };
-    let stdout = out.is_none().then(|| Shared::new(session));
-    let sink = match (&out, &stdout) {
-        (Some(path), _) => {
-            let failed = |error| CliError::unwritable(path, &error);
-            let file = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(session.resolve(path))
-                .map_err(failed)?;
-            Sink::new(format, Box::new(DurableFile::new(file).map_err(failed)?))
-        }
-        (None, Some(shared)) => {
-            let frame = is_document.then(json_frame);
-            Sink::new(format, Box::new(Framed { inner: shared.clone(), before: frame }))
-        }
-        (None, None) => Sink::new(format, Box::new(Stream(io::sink()))),
-    };
+    let (sink, outlet) = Outlet::open(out.as_deref(), format, is_document, session)?;
     // A bar on top of messages on the same terminal would hide both.
-    let quiet = stdout.is_some() && session.ui.stdout_is_terminal();
+    let quiet = outlet.is_stdout() && session.ui.stdout_is_terminal();
     let bar = if quiet { Progress::none() } else { Progress::new(&session.ui, count, "messages") };
     let stop = session.stop.clone();
     let listen = session.is_process;
@@ -317,12 +304,8 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         });
     bar.clear();
     let consumed = result?;
-    if let Some(shared) = &stdout
-        && is_document
-        && !consumed.pipe_closed
-    {
-        // The array ends with a line break; the document closes after it.
-        shared.finish(consumed.error.is_none())?;
+    if !consumed.pipe_closed {
+        outlet.finish(consumed.error.is_none())?;
     }
     let view = ConsumeView::new(queue.as_str(), &consumed);
     if let Some((path, mut file)) = report {
@@ -436,67 +419,6 @@ fn status_of(report: &ConsumeReport, session: &mut Session) -> Result<ExitStatus
             }
         },
     })
-}
-
-/// Standard output, kept so that the document can be closed after the sink is done.
-#[derive(Clone)]
-struct Shared(Arc<Mutex<Out>>);
-
-/// Where stdout leads: a stream, or a regular file, which is synced.
-enum Out {
-    Stream(Stream<Box<dyn Write + Send>>),
-    File(DurableFile),
-}
-
-impl Shared {
-    fn new(session: &mut Session) -> Self {
-        let file = session.ui.stdout_file().and_then(|file| DurableFile::new(file).ok());
-        Shared(Arc::new(Mutex::new(match file {
-            Some(file) => Out::File(file),
-            None => Out::Stream(Stream(session.ui.take_stdout())),
-        })))
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut dyn SinkTarget) -> T) -> T {
-        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Out::Stream(stream) => work(stream),
-            Out::File(file) => work(file),
-        }
-    }
-
-    fn finish(&self, complete: bool) -> Result<(), CliError> {
-        let end: &[u8] = if complete { b"}\n" } else { b"" };
-        self.with(|out| out.put(end).and_then(|()| out.commit()))
-            .map_err(|error| CliError::stdout(&error))
-    }
-}
-
-/// What stands before the array in a JSON document.
-pub(in crate::cli) fn json_frame() -> Vec<u8> {
-    format!("{{\"apiVersion\":\"{API_VERSION}\",\"kind\":\"Messages\",\"messages\":").into_bytes()
-}
-
-/// Puts something before the first byte.
-struct Framed {
-    inner: Shared,
-    before: Option<Vec<u8>>,
-}
-
-impl SinkTarget for Framed {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let Some(before) = self.before.take() {
-            self.inner.with(|out| out.put(&before))?;
-        }
-        self.inner.with(|out| out.put(bytes))
-    }
-
-    fn commit(&mut self) -> io::Result<()> {
-        self.inner.with(|out| out.commit())
-    }
-
-    fn undo(&mut self) {
-        self.inner.with(|out| out.undo());
-    }
 }
 
 #[cfg(test)]

@@ -144,8 +144,10 @@ pub struct MessagesView {
     messages: Vec<serde_json::Value>,
 }
 
-/// An array of records. What a record refers to moves to where the document keeps its definitions.
-fn records(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+/// One record. What it refers to moves to where the document keeps its definitions.
+pub(in crate::cli) fn record_schema_in(
+    generator: &mut schemars::SchemaGenerator,
+) -> schemars::Schema {
     let mut record = crate::message::record::record_schema();
     if let Some(object) = record.as_object_mut() {
         object.remove("$schema");
@@ -154,6 +156,11 @@ fn records(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
             generator.definitions_mut().extend(definitions);
         }
     }
+    schemars::Schema::try_from(record).unwrap_or_default()
+}
+
+fn records(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let record = record_schema_in(generator);
     schemars::json_schema!({ "type": "array", "items": record })
 }
 

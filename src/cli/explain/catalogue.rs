@@ -84,7 +84,8 @@ const STATUSES: &[Entry] = &[
     entry(
         "8",
         "nobody to answer",
-        "The request could not be routed to any queue with a consumer.",
+        "The request could not be routed to any queue with a consumer; the error says which it was: \
+         returned by the broker, or a queue that nobody consumes.",
         "Start the responder, or check the exchange and key.",
     ),
     entry(
@@ -343,6 +344,44 @@ const FAILURES: &[Entry] = &[
         "The context expects a cluster by its name, or the saved plan was made for one, and this is \
          another.",
         "Check the URL and `expected_cluster_name` of the context.",
+    ),
+    entry(
+        "request/timed-out",
+        "no answer in time",
+        "The broker has the request, and no answer, or not all of them, came before the time was up. \
+         Unless `--no-expire` was given, a request that nobody had taken by then has expired.",
+        "Look whether the other side is slow or stuck (`nexusctl queue show`), or allow more with \
+         `--timeout`.",
+    ),
+    entry(
+        "request/nobody",
+        "nobody to answer",
+        "No queue takes such a message, or nobody consumes from the queues that do; the error says \
+         which. A queue of the default exchange is looked at before anything is sent.",
+        "Start whoever answers, check exchange and key with `nexusctl topology route --live`, or ask \
+         all the same with `--wait`.",
+    ),
+    entry(
+        "request/error-answer",
+        "answered with an error",
+        "The answer carries the header `x-nexus-error`: the other side did its part and says that it \
+         failed, and why.",
+        "Read the answer on standard output; `x-nexus-error-code` may name the error.",
+    ),
+    entry(
+        "request/refused",
+        "the broker refused the request",
+        "The broker nacked the request, mostly because a queue is full and refuses new messages. \
+         Nobody will work on it.",
+        "Look at the queue with `nexusctl queue show`, and ask again later.",
+    ),
+    entry(
+        "request/unknown",
+        "the request may have been delivered or not",
+        "The connection was lost, or the broker did not confirm, before an answer came. Somebody may \
+         be working on the request, or have done so.",
+        "Ask again with the same `--message-id` where the other side tells repeats apart, or let \
+         `--retry` do that; answers by `--via queue` outlive a lost connection.",
     ),
     entry(
         "broker/locked",
