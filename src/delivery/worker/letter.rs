@@ -44,8 +44,8 @@ pub const ORIGIN_EXPIRATION: &str = "x-nexus-origin-expiration";
 pub struct Address {
     /// The exchange; the default one leads to the queue that `key` names.
     pub exchange: ExchangeName,
-    /// The key.
-    pub key: RoutingKey,
+    /// The key; each message's own when `None`.
+    pub key: Option<RoutingKey>,
 }
 
 /// Who and where we are, as messages tell.
@@ -103,7 +103,8 @@ impl Signer {
                 headers.insert(ORIGIN_EXPIRATION, expiration);
             }
         }
-        Publish { exchange: to.exchange.clone(), routing_key: to.key.clone(), message }
+        let routing_key = to.key.clone().unwrap_or_else(|| delivery.routing_key.clone());
+        Publish { exchange: to.exchange.clone(), routing_key, message }
     }
 
     /// The copy that waits in the delay queue `queue` after `attempts`, the first of which began at
