@@ -136,6 +136,10 @@ pub enum Command {
     Consume(super::consume::ConsumeArgs),
     /// Ask and wait for the answer, or say why there is none
     Request(Box<super::request::RequestArgs>),
+    /// Handle each message by a command: done, tried again, or dead-lettered
+    Worker(Box<super::worker::WorkerArgs>),
+    /// Answer requests, by a command, a template or an echo
+    Respond(Box<super::worker::RespondArgs>),
     /// List, show and search queues
     Queue(super::queue::QueueArgs),
     /// Show and order circuit breakers, shared by all processes of this host

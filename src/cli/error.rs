@@ -82,6 +82,8 @@ pub mod code {
     pub const STALE: &str = "topology/stale-plan";
     /// This is another cluster than the one that is meant.
     pub const WRONG_CLUSTER: &str = "cli/wrong-cluster";
+    /// The work on a queue ended before it should.
+    pub const WORKER: &str = "worker/failed";
     /// The state file failed.
     pub const STATE: &str = "state/failed";
     /// No answer came in time.

@@ -40,6 +40,7 @@ pub mod signals;
 mod state;
 pub mod topology;
 pub mod version;
+pub mod worker;
 
 use std::ffi::OsString;
 
@@ -74,6 +75,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>, host: Host) -> ExitStatus {
     {
         // The most frequent question of scripts needs no command tree.
         return end(&mut session, version::short);
+    }
+    if session.is_process
+        && let [_, only] = args.as_slice()
+        && only == worker::GUARD
+    {
+        worker::guard_handlers(session.take_stdin());
+        return ExitStatus::Done;
     }
     if let Some(shell) = session.environment.get(completions::VARIABLE).map(str::to_owned) {
         return end(&mut session, |session| completions::complete(&shell, args, session));
@@ -211,6 +219,8 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Limit(args) => limit::run(args, session),
         Command::Sequence(args) => sequence::run(args, session),
         Command::Request(args) => request::run(*args, session),
+        Command::Worker(args) => worker::run(*args, session),
+        Command::Respond(args) => worker::respond(*args, session),
         Command::Queue(args) => queue::run(args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),

@@ -24,6 +24,7 @@ use super::sequence::{SequenceListView, SequenceView};
 use super::request::RequestView;
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
+use super::worker::{WorkPlanView, WorkView};
 
 /// The schema of every document we print, by its kind.
 pub fn output() -> Vec<(&'static str, Value)> {
@@ -69,6 +70,8 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<SequenceListView>(),
         of::<SequenceView>(),
         of::<VersionView>(),
+        of::<WorkPlanView>(),
+        of::<WorkView>(),
     ]
 }
 

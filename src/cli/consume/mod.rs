@@ -35,7 +35,7 @@ use super::runtime::unless_stopped;
 use super::session::Session;
 use super::settings::Settings;
 
-pub(in crate::cli) use out::{Outlet, json_frame};
+pub(in crate::cli) use out::{Outlet, json_frame, target};
 pub use preview::ConsumePlanView;
 pub(in crate::cli) use view::record_schema_in;
 pub use view::{ConsumeView, MessagesView};

@@ -35,13 +35,7 @@ impl Outlet {
             let sink = Sink::new(format, Box::new(Framed { inner: shared.clone(), before }));
             return Ok((sink, Outlet { stdout: Some(shared), is_document }));
         };
-        let failed = |error| CliError::unwritable(path, &error);
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(session.resolve(path))
-            .map_err(failed)?;
-        let sink = Sink::new(format, Box::new(DurableFile::new(file).map_err(failed)?));
+        let sink = Sink::new(format, target(Some(path), session)?);
         Ok((sink, Outlet { stdout: None, is_document: false }))
     }
 
@@ -61,6 +55,23 @@ impl Outlet {
             _ => Ok(()),
         }
     }
+}
+
+/// Appends to the file `out` and syncs it, or writes to standard output.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub(in crate::cli) fn target(
+    out: Option<&Path>,
+    session: &mut Session,
+) -> Result<Box<dyn Target>, CliError> {
+    let Some(path) = out else {
+        return Ok(Box::new(Framed { inner: Shared::new(session), before: None }));
+    };
+    let failed = |error| CliError::unwritable(path, &error);
+    let file =
+        OpenOptions::new().append(true).create(true).open(session.resolve(path)).map_err(failed)?;
+    Ok(Box::new(DurableFile::new(file).map_err(failed)?))
 }
 
 /// Standard output, kept so that the document can be closed after the sink is done.

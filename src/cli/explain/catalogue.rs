@@ -480,6 +480,13 @@ const FAILURES: &[Entry] = &[
         "Follow the hint; `--timeout` waits longer, NEXUSCTL_STATE names another file.",
     ),
     entry(
+        "worker/failed",
+        "the work on a queue ended before it should",
+        "The command cannot be run, its output cannot be written, a dead letter has nowhere to go, or a \
+         message failed and --stop-on-failure was given. Whatever was not done is still in the queue.",
+        "Follow the hint; `nexusctl worker … --dry-run` shows where everything would go.",
+    ),
+    entry(
         "broker/refused",
         "the broker refused",
         "The broker's own words are in the message.",

@@ -945,11 +945,12 @@ impl<'a> Engine<'a> {
             DeadLetters::To(address) => {
                 Some(self.worker.signer.dead_letter(address, &delivery, &fault, attempts, now))
             }
-            DeadLetters::Reject | DeadLetters::Stop => None,
+            DeadLetters::Reject | DeadLetters::Stop | DeadLetters::Answered => None,
         };
-        let fate = match letter {
-            Some(_) => Fate::DeadLettered,
-            None => Fate::Rejected,
+        let fate = match (&letter, &answer, &self.options.dead_letters) {
+            (Some(_), ..) => Fate::DeadLettered,
+            (None, Some(_), DeadLetters::Answered) => Fate::Refused,
+            (None, ..) => Fate::Rejected,
         };
         let parcels = [
             letter.map(|publish| (Purpose::DeadLetter, publish)),

@@ -66,6 +66,8 @@ pub enum DeadLetters {
     Reject,
     /// Nowhere: the first one ends the run and stays in the queue.
     Stop,
+    /// Nowhere, once who asked has an error answer; a message without a reply address is rejected.
+    Answered,
 }
 
 /// Where results go when nobody asked for them.

@@ -22,6 +22,8 @@ pub enum Fate {
     DeadLettered,
     /// The broker was told that it is not wanted, and dead-letters it.
     Rejected,
+    /// It failed, and who asked has an error answer.
+    Refused,
     /// It waits in a delay queue for its next attempt.
     Delayed,
     /// It went back to the queue untouched or unfinished.
@@ -76,6 +78,8 @@ pub struct WorkReport {
     pub dead_lettered: u64,
     /// Deliveries that were rejected.
     pub rejected: u64,
+    /// Deliveries that failed, and whose error answer is with who asked.
+    pub refused: u64,
     /// Deliveries that wait in a delay queue.
     pub delayed: u64,
     /// Deliveries that went back to the queue.
@@ -100,7 +104,7 @@ pub struct WorkReport {
     pub gaps: u64,
     /// How often the connection was lost and made again.
     pub reconnects: u32,
-    /// How often the last words of a failure were not these.
+    /// How the last failed attempt failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
     /// What failed or stood in the way.
@@ -143,6 +147,7 @@ impl WorkReport {
             duplicates: 0,
             dead_lettered: 0,
             rejected: 0,
+            refused: 0,
             delayed: 0,
             returned: 0,
             void: 0,
@@ -169,7 +174,7 @@ impl WorkReport {
         match self.ended {
             WorkEnd::Stopped => WorkVerdict::Stopped,
             WorkEnd::Count | WorkEnd::Idle | WorkEnd::Empty | WorkEnd::Deadline => {
-                if self.dead_lettered + self.rejected > 0 {
+                if self.dead_lettered + self.rejected + self.refused > 0 {
                     WorkVerdict::Partly
                 } else {
                     WorkVerdict::Done
@@ -185,6 +190,7 @@ impl WorkReport {
             Fate::Duplicate => &mut self.duplicates,
             Fate::DeadLettered => &mut self.dead_lettered,
             Fate::Rejected => &mut self.rejected,
+            Fate::Refused => &mut self.refused,
             Fate::Delayed => &mut self.delayed,
             Fate::Returned => &mut self.returned,
             Fate::Void => &mut self.void,
@@ -193,7 +199,7 @@ impl WorkReport {
 
     /// How many deliveries are finished for good.
     pub fn finished(&self) -> u64 {
-        self.done + self.duplicates + self.dead_lettered + self.rejected + self.delayed
+        self.done + self.duplicates + self.dead_lettered + self.rejected + self.refused + self.delayed
     }
 
     pub(super) fn handler_failed(&mut self, error: &HandlerError) -> WorkEnd {
