@@ -18,6 +18,7 @@ mod process;
 mod project;
 mod queue;
 mod shell;
+mod state;
 mod terminal;
 mod topology;
 

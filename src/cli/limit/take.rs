@@ -35,7 +35,7 @@ struct WishArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Status 0 when they were taken, 75 when not: then the report says how long it takes \
-    until they are there.\n\nExamples:\n  nexusctl limit try api && nexusctl publish nexus.agents worker hi\n  \
+    until they are there.\n\nExamples:\n  nexusctl limit try api\n  \
     nexusctl limit try api --priority high --tokens 5 -o json\n  nexusctl limit try api --dry-run"
 )]
 pub(super) struct TryArgs {
