@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::{Args, Subcommand};
 
 use crate::base::time::Timestamp;
+use crate::project::Project;
 use crate::resilience::circuit::{CircuitBreaker, CircuitSettings};
 use crate::resilience::store::StoredCircuit;
 
@@ -84,7 +85,7 @@ struct Circuits {
 
 impl Circuits {
     async fn read(settings: &Settings) -> Result<Circuits, CliError> {
-        let configured = settings.project.as_ref().map(|p| p.circuits()).unwrap_or_default();
+        let configured = settings.project.as_ref().map(Project::circuits).unwrap_or_default();
         let stored = match state::look(settings).await? {
             Some(state) => state.circuits()?,
             None => Vec::new(),
