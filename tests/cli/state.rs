@@ -163,7 +163,11 @@ fn a_script_takes_tokens_until_there_are_none_for_it() {
     let late = machine.run("limit wait api --tokens 4 --deadline 5s");
     assert_eq!(late.status, 75);
     assert_eq!(late.stdout, "4 tokens of api not taken: priority normal has to wait for 20s\n");
-    machine.run("limit wait api --tokens 4 --priority critical --deadline 0").ok();
+    assert_eq!(machine.run("limit wait api --tokens 4 --dry-run").status, 75);
+    let all = "--tokens 4 --priority critical";
+    let dry = machine.run(&format!("limit try api {all} --dry-run")).ok();
+    assert!(dry.ends_with("would be taken with priority critical\nnothing was changed\n"), "{dry}");
+    machine.run(&format!("limit wait api {all} --deadline 0")).ok();
     let never = machine.run("limit try api --tokens 11");
     assert_eq!(never.status, 64, "{}", never.shown());
     machine.run("limit try closed --tokens 2").ok();
