@@ -116,6 +116,34 @@ fn an_operator_opens_disables_closes_and_resets() {
 }
 
 #[test]
+fn a_script_asks_for_a_permit_and_tells_how_it_ended() {
+    let machine = shop();
+    let permit = machine.run("circuit try payments").ok();
+    let tell = |permit: &str, result: &str| {
+        machine.run(&format!("circuit record payments {} {result}", permit.trim())).ok()
+    };
+    assert_eq!(tell(&permit, "failed"), "circuit payments: closed -> closed\n");
+    let dry = tell(&permit, "failed --dry-run");
+    assert_eq!(dry, "circuit payments: closed -> open\nnothing was changed\n");
+    assert_eq!(tell(&permit, "failed"), "circuit payments: closed -> open\n");
+    let refused = machine.run("circuit try payments");
+    assert_eq!(refused.status, 75, "{}", refused.shown());
+    let expected = "circuit payments is open for 1m: 2 requests failed in a row\n";
+    assert_eq!(refused.stdout, expected);
+    let report = machine.run("circuit try payments --dry-run -o json").json();
+    assert_eq!((&report["letOut"], &report["retryAfterMs"]), (&false.into(), &60_000.into()));
+    // A permit from before decides nothing any more.
+    assert_eq!(tell(&permit, "succeeded"), "circuit payments: open -> open\n");
+    machine.run("circuit open payments --reason audit").ok();
+    let forced = machine.run("circuit try payments");
+    assert_eq!(forced.stdout, "circuit payments is forced-open: audit\n");
+    machine.run("circuit try another").ok();
+    for line in ["circuit record payments x failed", "circuit record payments 0-1 fell"] {
+        assert_eq!(machine.run(line).status, 64, "{line}");
+    }
+}
+
+#[test]
 fn names_that_are_not_there_are_refused_or_warned_of() {
     let machine = shop();
     for line in ["circuit show paymets", "circuit close paymets", "circuit reset paymets"] {
