@@ -21,6 +21,9 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
+use nexus::base::time::Timestamp;
+use nexus::resilience::reorder::{Feed, ReorderBuffer, ReorderSettings};
+use nexus::resilience::{Dedup, Holder, SharedState};
 
 const WINDOW: usize = 512;
 const BULK: usize = 100_000;
@@ -199,13 +202,14 @@ fn row(what: &str, figure: &str, bound: &str) {
 /// A part's name for the command line, and what measures it.
 type Part = (&'static str, fn(&Bench));
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("version", version),
     ("cold", cold_publish),
     ("bulk", bulk),
     ("memory", memory),
     ("embedded", embedded),
     ("plan", plan),
+    ("resilience", resilience),
 ];
 
 fn compare() {
@@ -404,6 +408,105 @@ fn plan(bench: &Bench) {
     );
     let rss = peak_memory_mib(bench.nexusctl().args(["topology", "plan"]).arg(&topology));
     row("peak memory of that plan", &format!("{rss:.0} MiB"), "<= 100 MiB");
+}
+
+/// The state machines of the library, in this process; needs no broker.
+fn resilience(bench: &Bench) {
+    const MILLION: usize = 1_000_000;
+    let keys: Vec<String> = (0..MILLION).map(|n| format!("{:032x}", n as u128 * 7919)).collect();
+    let now = Timestamp::from_unix_ms(0);
+    let (mut fresh, mut known) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let mut dedup = Dedup::new(Default::default());
+        let me = Holder("bench".to_owned());
+        fresh.push(timed(|| {
+            for key in &keys {
+                let claim = dedup.claim(key, &me, now).expect("a new key");
+                dedup.commit(key, claim, now).expect("its own claim");
+            }
+        }));
+        known.push(timed(|| {
+            assert!(keys.iter().all(|key| dedup.claim(key, &me, now).is_err()));
+        }));
+    }
+    row(
+        "dedup in memory: claim and commit / duplicates",
+        &format!(
+            "{:.0} / {:.0} per s",
+            per_second(MILLION, median(fresh)),
+            per_second(MILLION, median(known))
+        ),
+        ">= 1000000 per s each",
+    );
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let took = runtime.expect("a runtime").block_on(claim_in_groups(&bench.work, &keys[..BULK]));
+    row(
+        "dedup in the state file: claimed, committed to disk",
+        &format!("{:.0} per s, in groups of 500", per_second(BULK, took)),
+        ">= 10000 per s",
+    );
+    // Each second pair of numbers comes in the wrong order.
+    let workflows: Vec<String> = (0..100).map(|n| format!("workflow-{n}")).collect();
+    let order = |n: usize| match n % 4 {
+        2 => n + 1,
+        3 => n - 1,
+        _ => n,
+    };
+    let took = median((0..3).map(|_| reorder(&workflows, MILLION / 100, order)).collect());
+    row(
+        "reorder buffer, half of it out of order",
+        &format!("{:.0} messages per s", per_second(MILLION, took)),
+        ">= 500000 per s",
+    );
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let from = Instant::now();
+    work();
+    from.elapsed()
+}
+
+/// Claims and commits `keys` in groups of 500, two groups at a time.
+async fn claim_in_groups(work: &Path, keys: &[String]) -> Duration {
+    let hour = Duration::from_secs(3600);
+    let state = SharedState::open(work.join("shared.db"), hour).await.expect("a state file");
+    let groups: Vec<Vec<String>> = keys.chunks(500).map(<[String]>::to_vec).collect();
+    let (first, second) = groups.split_at(groups.len() / 2);
+    let lane = |groups: Vec<Vec<String>>| {
+        let state = state.clone();
+        async move {
+            let me = state.begin_session().await.expect("a session");
+            for group in groups {
+                let now = Timestamp::from_unix_ms(0);
+                let answers = state.claim("bench", group, &me, hour, now).await.expect("claims");
+                let claims = answers.into_iter().map(|answer| answer.expect("a new key"));
+                let kept = state.commit(claims.collect(), hour, now).await.expect("commits");
+                assert!(kept.iter().all(Result::is_ok));
+            }
+        }
+    };
+    let from = Instant::now();
+    tokio::join!(lane(first.to_vec()), lane(second.to_vec()));
+    from.elapsed()
+}
+
+fn reorder(workflows: &[String], each: usize, order: impl Fn(usize) -> usize) -> Duration {
+    let feed = Feed { prefetch: 500, consumer_timeout: None };
+    let mut buffer = ReorderBuffer::new(ReorderSettings::default(), feed).expect("sound settings");
+    let now = Timestamp::from_unix_ms(0);
+    let mut out = Vec::new();
+    let mut released = 0;
+    let took = timed(|| {
+        for n in 0..each {
+            for workflow in workflows {
+                buffer.push(workflow, order(n) as u64, n, BODY_BYTES, now, &mut out);
+                released += out.drain(..).len();
+            }
+        }
+    });
+    assert_eq!(released, each * workflows.len());
+    took
 }
 
 /// Peak resident memory of a command, as GNU time reports it.

@@ -278,6 +278,9 @@ if phase "build" cargo test "${locked[@]}" --no-run; then
   done
   export TMPDIR=$work/tmp
   phase "tests" cargo test "${locked[@]}" --no-fail-fast -- "${only[@]}" || keep_logs
+  # A package of its own: see its Cargo.toml.
+  phase "interleavings" env CARGO_TARGET_DIR="$target/loom" \
+    cargo test "${locked[@]}" --manifest-path tests/loom/Cargo.toml -- "${only[@]}" || true
 else
   note_skip "tests" "they do not compile"
 fi

@@ -7,7 +7,7 @@ use crate::topology::explain::QueueExplanation;
 use crate::topology::route::RouteReport;
 use crate::topology::spec::TopologySpec;
 
-use super::circuit::{CircuitChangesView, CircuitListView, CircuitView};
+use super::circuit::{CircuitChangesView, CircuitListView, CircuitTryView, CircuitView};
 use super::consume::{ConsumePlanView, ConsumeView, MessagesView};
 use super::context::{
     ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
@@ -35,6 +35,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<ApplyView>(),
         of::<CircuitChangesView>(),
         of::<CircuitListView>(),
+        of::<CircuitTryView>(),
         of::<CircuitView>(),
         of::<ConsumePlanView>(),
         of::<ConsumeView>(),

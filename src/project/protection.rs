@@ -184,6 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn the_example_in_a_new_project_is_sound() {
+        let text = include_str!("templates/nexus.yaml");
+        let example: String = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .skip_while(|line| *line != "limits:")
+            .filter(|line| line.starts_with(' ') || line.ends_with(':'))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let file = file(&example);
+        assert!(check(&file).0.is_empty(), "{example}");
+        assert_eq!(limits(&file)["api"].limit.capacity(), 60);
+        assert!(circuits(&file)["payments"].rate.is_some_and(|rate| rate.slow.is_some()));
+    }
+
+    #[test]
     fn everything_that_is_written_counts() {
         let file = file(
             "limits:

@@ -22,6 +22,7 @@
 //! failures in three calls say little, two hundred in three hundred say much. See [`wilson_lower`].
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -116,6 +117,23 @@ impl Circuit {
 pub struct Permit {
     epoch: u64,
     at: Timestamp,
+}
+
+/// As text, for a script that asks and tells in two runs.
+impl fmt::Display for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.at.unix_ms())
+    }
+}
+
+impl FromStr for Permit {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('-');
+        let numbers = numbers.and_then(|(epoch, at)| Some((epoch.parse().ok()?, at.parse().ok()?)));
+        let (epoch, at) = numbers.ok_or_else(|| format!("`{text}` is no permit"))?;
+        Ok(Permit { epoch, at: Timestamp::from_unix_ms(at) })
+    }
 }
 
 /// A request is not let out.
@@ -629,6 +647,17 @@ mod tests {
         assert_eq!(breaker.state(at(1000)), Circuit::HalfOpen);
         breaker.succeeded(second, at(1000));
         assert_eq!(breaker.state(at(1000)), Circuit::Closed);
+    }
+
+    #[test]
+    fn a_permit_written_and_read_again_is_the_same() {
+        for now in [at(0), at(1_700_000_000_123), at(-1)] {
+            let permit = breaker(1, 1000, 1).permit(now).expect("closed");
+            assert_eq!(permit.to_string().parse(), Ok(permit));
+        }
+        for wrong in ["", "1", "-1", "a-1", "1-", "1-2-3"] {
+            assert!(wrong.parse::<Permit>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

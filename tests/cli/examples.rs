@@ -2,7 +2,11 @@
 //! `-o json` prints is checked against its published schema.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
 
+use nexus::base::time::Timestamp;
+use nexus::resilience::{SequenceSettings, SharedState};
 use serde_json::Value;
 
 use crate::harness::{Machine, Ran, split};
@@ -27,6 +31,9 @@ fn examples() -> BTreeMap<String, Vec<String>> {
 fn prepared() -> Machine {
     let machine = Machine::new();
     machine.run("init . --name shop").ok();
+    let project = machine.read("nexus.yaml");
+    let more = "limits:\n  api: {capacity: 60, perSecond: 1}\ncircuits:\n  payments: {}\n";
+    machine.write("nexus.yaml", &format!("{project}{more}"));
     machine.run("topology apply").ok();
     machine.run("publish nexus.agents worker hello --count 12").ok();
     machine.run("context add local --broker embedded:").ok();
@@ -34,6 +41,7 @@ fn prepared() -> Machine {
     machine.run("context add scratch --broker embedded:").ok();
     machine.run("context add prod --broker embedded: --protected").ok();
     machine.run("context use --none").ok();
+    follow_a_workflow(&machine.path(".nexus/state.db"));
     machine.write("bodies.txt", "one\ntwo\n");
     let record = r#"{"exchange":"nexus.agents","routingKey":"worker","body":"three"}"#;
     machine.write("messages.ndjson", &format!("{record}\n{{\n"));
@@ -43,6 +51,17 @@ fn prepared() -> Machine {
             "arguments":{"x-queue-type":"quorum"}}],"exchanges":[],"bindings":[],"policies":[]}"#,
     );
     machine
+}
+
+/// Leaves what a worker leaves that has seen a workflow with gaps.
+fn follow_a_workflow(state: &Path) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let state = SharedState::open(state, Duration::from_secs(20)).await.unwrap();
+        let numbers = [1, 2, 5].map(|number| ("order-17".to_owned(), number)).to_vec();
+        let now = Timestamp::from_unix_ms(1_700_000_000_000);
+        state.processed("agent.worker", numbers, SequenceSettings::default(), now).await.unwrap();
+    });
 }
 
 /// Examples whose verdict is no, by design.

@@ -1,5 +1,6 @@
 //! `nexusctl circuit …`: circuit breakers that the processes of this host share.
 
+mod ask;
 mod order;
 mod view;
 
@@ -8,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::{Args, Subcommand};
 
 use crate::base::time::Timestamp;
+use crate::project::Project;
 use crate::resilience::circuit::{CircuitBreaker, CircuitSettings};
 use crate::resilience::store::StoredCircuit;
 
@@ -18,7 +20,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::state;
 
-pub use view::{CircuitChangesView, CircuitListView, CircuitView};
+pub use view::{CircuitChangesView, CircuitListView, CircuitTryView, CircuitView};
 
 use view::{CircuitRow, SettingsView};
 
@@ -36,6 +38,10 @@ enum CircuitCommand {
     List(ListArgs),
     /// Show one circuit: its state, why, until when, and its settings
     Show(ShowArgs),
+    /// Ask for a permit, or end with status 75
+    Try(ask::TryArgs),
+    /// Tell how something ended that had a permit
+    Record(ask::RecordArgs),
     /// Let nothing out, until it is closed or the time is over
     Open(order::OrderArgs),
     /// Let everything out and judge nothing, until it is closed or the time is over
@@ -69,6 +75,8 @@ pub(super) fn run(args: CircuitArgs, session: &mut Session) -> Result<ExitStatus
     match command {
         CircuitCommand::List(ListArgs {}) => list(session),
         CircuitCommand::Show(args) => show(&args, session),
+        CircuitCommand::Try(args) => ask::try_now(args, session),
+        CircuitCommand::Record(args) => ask::record(args, session),
         CircuitCommand::Open(args) => order::open(args, session),
         CircuitCommand::Disable(args) => order::disable(args, session),
         CircuitCommand::Close(args) => order::close(args, session),
@@ -84,7 +92,7 @@ struct Circuits {
 
 impl Circuits {
     async fn read(settings: &Settings) -> Result<Circuits, CliError> {
-        let configured = settings.project.as_ref().map(|p| p.circuits()).unwrap_or_default();
+        let configured = settings.project.as_ref().map(Project::circuits).unwrap_or_default();
         let stored = match state::look(settings).await? {
             Some(state) => state.circuits()?,
             None => Vec::new(),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use crate::base::suggest::nearest;
 use crate::base::time::{HumanDuration, Timestamp};
 use crate::resilience::circuit::{Circuit, CircuitBreaker, Order};
 
-use crate::base::suggest::nearest;
 use crate::cli::consent::{self, Deed};
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -101,7 +101,12 @@ pub(super) fn disable(args: DisableArgs, session: &mut Session) -> Result<ExitSt
     force(Order::Disable, &name, &reason, duration, dry_run, session)
 }
 
-fn change(name: &str, before: Circuit, after: &CircuitBreaker, now: Timestamp) -> CircuitChange {
+pub(super) fn change(
+    name: &str,
+    before: Circuit,
+    after: &CircuitBreaker,
+    now: Timestamp,
+) -> CircuitChange {
     let order = after.order(now);
     CircuitChange {
         name: name.to_owned(),
@@ -110,6 +115,15 @@ fn change(name: &str, before: Circuit, after: &CircuitBreaker, now: Timestamp) -
         reason: order.map(|order| order.reason.clone()),
         until: order.and_then(|order| order.until).map(|until| until.to_string()),
     }
+}
+
+/// A name that nobody could have meant would stay in the list for ever.
+pub(super) fn check_name(name: &str) -> Result<(), CliError> {
+    if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
+        let message = "a circuit's name has 1 to 255 bytes and no control characters";
+        return Err(CliError::usage(message));
+    }
+    Ok(())
 }
 
 fn force(
@@ -123,9 +137,7 @@ fn force(
     if reason.trim().is_empty() || reason.len() > 1000 {
         return Err(CliError::usage("--reason has to say something, in at most 1000 bytes"));
     }
-    if name.is_empty() || name.len() > 255 {
-        return Err(CliError::usage("a circuit's name has 1 to 255 bytes"));
-    }
+    check_name(name)?;
     if duration.is_some_and(|duration| duration.0.is_zero()) {
         return Err(CliError::usage("--for has to be longer than nothing"));
     }

@@ -244,3 +244,44 @@ impl View for CircuitChangesView {
         }
     }
 }
+
+/// Whether something is let out.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CircuitTryView {
+    /// The circuit.
+    pub(super) name: String,
+    /// Its state.
+    pub(super) state: &'static str,
+    /// Whether something is let out, or would be on a dry run.
+    pub(super) let_out: bool,
+    /// To be told with the result; null when nothing was let out.
+    pub(super) permit: Option<String>,
+    /// After how many milliseconds to ask again; null when nothing tells.
+    pub(super) retry_after_ms: Option<u64>,
+    /// Why nothing is let out, as far as it is known.
+    pub(super) cause: Option<String>,
+    /// Whether nothing was to be let out.
+    pub(super) dry_run: bool,
+}
+
+impl View for CircuitTryView {
+    const KIND: &'static str = "CircuitTry";
+    fn text(&self, page: &mut Page) {
+        let CircuitTryView { name, state, let_out, permit, retry_after_ms, cause, dry_run } = self;
+        if let Some(permit) = permit {
+            page.line(permit);
+            return;
+        }
+        let name = page.style.strong(name);
+        let wait = retry_after_ms.map(|ms| format!(" for {}", HumanDuration::from_ms(ms)));
+        let cause = cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
+        page.line(match let_out {
+            true => format!("circuit {name} is {state} and would let it out"),
+            false => format!("circuit {name} is {state}{}{cause}", wait.unwrap_or_default()),
+        });
+        if *dry_run {
+            page.line("nothing was changed");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::{Args, Subcommand};
 
 use crate::base::time::Timestamp;
+use crate::project::Project;
 use crate::resilience::LimitSettings;
 use crate::resilience::store::StoredLimit;
 
@@ -77,7 +78,7 @@ struct Limits {
 
 impl Limits {
     async fn read(settings: &Settings) -> Result<Limits, CliError> {
-        let configured = settings.project.as_ref().map(|p| p.limits()).unwrap_or_default();
+        let configured = settings.project.as_ref().map(Project::limits).unwrap_or_default();
         let stored = match state::look(settings).await? {
             Some(state) => state.limits()?,
             None => Vec::new(),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::base::time::HumanDuration;
+use crate::base::time::{HumanDuration, Timestamp};
+use crate::resilience::LimitSettings;
 use crate::resilience::limiter::{Priority, Shortage};
 
 use crate::cli::error::CliError;
@@ -35,7 +36,7 @@ struct WishArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Status 0 when they were taken, 75 when not: then the report says how long it takes \
-    until they are there.\n\nExamples:\n  nexusctl limit try api && nexusctl publish nexus.agents worker hi\n  \
+    until they are there.\n\nExamples:\n  nexusctl limit try api\n  \
     nexusctl limit try api --priority high --tokens 5 -o json\n  nexusctl limit try api --dry-run"
 )]
 pub(super) struct TryArgs {
@@ -59,6 +60,9 @@ pub(super) struct WaitArgs {
     /// Wait no longer than this; without it as long as for any answer (--timeout)
     #[arg(long, value_name = "DURATION")]
     deadline: Option<HumanDuration>,
+    /// Say how long it would take now, and take nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 fn report(
@@ -89,14 +93,23 @@ fn report(
     Ok(if result.is_ok() { ExitStatus::Done } else { ExitStatus::TryLater })
 }
 
+/// What would happen now, without taking anything.
+fn foresee(
+    wish: &WishArgs,
+    limits: &Limits,
+    settings: &LimitSettings,
+    now: Timestamp,
+) -> Result<(), Shortage> {
+    let stored = limits.stored.get(&wish.name).map(|stored| stored.limiter.clone());
+    settings.resume(stored, now).take(wish.tokens, wish.priority, now)
+}
+
 pub(super) fn try_now(args: TryArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let TryArgs { wish, dry_run } = args;
     let limits = Limits::of(session)?;
     let settings = limits.settings(&wish.name)?;
     let result = if dry_run {
-        let now = session.clock.now();
-        let stored = limits.stored.get(&wish.name).map(|stored| stored.limiter.clone());
-        settings.resume(stored, now).take(wish.tokens, wish.priority, now)
+        foresee(&wish, &limits, &settings, session.clock.now())
     } else {
         let clock = Arc::clone(&session.clock);
         let around = session.settings()?;
@@ -109,8 +122,13 @@ pub(super) fn try_now(args: TryArgs, session: &mut Session) -> Result<ExitStatus
 }
 
 pub(super) fn wait(args: WaitArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
-    let WaitArgs { wish, deadline } = args;
-    let settings = Limits::of(session)?.settings(&wish.name)?;
+    let WaitArgs { wish, deadline, dry_run } = args;
+    let limits = Limits::of(session)?;
+    let settings = limits.settings(&wish.name)?;
+    if dry_run {
+        let result = foresee(&wish, &limits, &settings, session.clock.now());
+        return report(&wish, result, true, session);
+    }
     let clock = Arc::clone(&session.clock);
     let around = session.settings()?;
     let patience: Duration = deadline.map_or_else(|| around.timeout(), |deadline| deadline.0);

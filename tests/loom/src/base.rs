@@ -1,0 +1,4 @@
+//! What the machines need of `base`.
+
+#[path = "../../../src/base/time.rs"]
+pub mod time;
