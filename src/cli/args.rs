@@ -136,6 +136,8 @@ pub enum Command {
     Consume(super::consume::ConsumeArgs),
     /// Ask and wait for the answer, or say why there is none
     Request(Box<super::request::RequestArgs>),
+    /// See what passes an exchange, beside its consumers
+    Tap(Box<super::tap::TapArgs>),
     /// List, show and search queues
     Queue(super::queue::QueueArgs),
     /// Manage contexts: named ways to reach a broker

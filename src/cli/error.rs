@@ -92,6 +92,8 @@ pub mod code {
     pub const REQUEST_REFUSED: &str = "request/refused";
     /// The request may have been delivered or not.
     pub const REQUEST_UNKNOWN: &str = "request/unknown";
+    /// This cannot be tapped.
+    pub const TAP_IMPOSSIBLE: &str = "tap/impossible";
     /// Somebody else holds the lock.
     pub const LOCKED: &str = "broker/locked";
 }

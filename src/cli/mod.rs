@@ -34,6 +34,7 @@ pub mod schemas;
 pub mod session;
 pub mod settings;
 pub mod signals;
+pub mod tap;
 pub mod topology;
 pub mod version;
 
@@ -205,6 +206,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Publish(args) => publish::run(*args, session),
         Command::Request(args) => request::run(*args, session),
         Command::Queue(args) => queue::run(args, session),
+        Command::Tap(args) => tap::run(*args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),
     }

@@ -19,6 +19,7 @@ use super::publish::PublishView;
 use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView};
 use super::quickstart::{QuickstartPlanView, QuickstartView};
 use super::request::RequestView;
+use super::tap::{TapPlanView, TapView};
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
 
@@ -56,6 +57,8 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<RequestView>(),
         of::<RetryTableView>(),
         of::<RouteReport>(),
+        of::<TapPlanView>(),
+        of::<TapView>(),
         of::<VersionView>(),
     ]
 }

@@ -17,6 +17,7 @@ pub mod request;
 pub mod sink;
 pub mod source;
 pub mod stop;
+pub mod tap;
 
 pub use compose::{Composer, EnvelopeParts};
 pub use consume::{AckMode, ConsumeOptions, ConsumeReport, ConsumeVerdict, consume};

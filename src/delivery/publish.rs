@@ -750,6 +750,7 @@ fn as_line(publish: &Publish) -> Vec<u8> {
             queue: None,
             redelivered: None,
             delivery_tag: None,
+            received_at: None,
             message: &publish.message,
         },
     );

@@ -19,6 +19,7 @@ mod project;
 mod queue;
 mod request;
 mod shell;
+mod tap;
 mod terminal;
 mod topology;
 

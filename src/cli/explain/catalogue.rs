@@ -384,6 +384,15 @@ const FAILURES: &[Entry] = &[
          `--retry` do that; answers by `--via queue` outlive a lost connection.",
     ),
     entry(
+        "tap/impossible",
+        "this cannot be tapped",
+        "A tap is one more binding. Nothing can be bound to the default exchange; a direct exchange \
+         wants the keys to be named; types that give a message to one binding only would lose it to \
+         the tap.",
+        "Do what the hint says: name a key, use `--mirror`, tap another exchange, or look into a \
+         queue with `nexusctl queue peek`.",
+    ),
+    entry(
         "broker/locked",
         "somebody else holds the lock",
         "Another run is changing the same vhost, or an exclusive queue belongs to another connection.",
