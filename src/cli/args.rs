@@ -138,6 +138,10 @@ pub enum Command {
     Request(Box<super::request::RequestArgs>),
     /// See what passes an exchange, beside its consumers
     Tap(Box<super::tap::TapArgs>),
+    /// Write what passes an exchange or a queue into a file, with the time of each message
+    Record(Box<super::record::RecordArgs>),
+    /// Publish a recording at its own pace, and go on where a run was cut off
+    Play(Box<super::play::PlayArgs>),
     /// List, show and search queues
     Queue(super::queue::QueueArgs),
     /// Manage contexts: named ways to reach a broker

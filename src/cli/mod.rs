@@ -24,10 +24,12 @@ pub mod init;
 pub mod man;
 pub mod missing;
 pub mod output;
+pub mod play;
 pub mod progress;
 pub mod publish;
 pub mod queue;
 pub mod quickstart;
+pub mod record;
 pub mod request;
 pub mod runtime;
 pub mod schemas;
@@ -206,6 +208,8 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Publish(args) => publish::run(*args, session),
         Command::Request(args) => request::run(*args, session),
         Command::Queue(args) => queue::run(args, session),
+        Command::Record(args) => record::run(*args, session),
+        Command::Play(args) => play::run(*args, session),
         Command::Tap(args) => tap::run(*args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),

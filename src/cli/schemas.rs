@@ -15,6 +15,7 @@ use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
 use super::output::{View, schema};
+use super::play::PlayView;
 use super::publish::PublishView;
 use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView};
 use super::quickstart::{QuickstartPlanView, QuickstartView};
@@ -47,6 +48,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<MessagesView>(),
         of::<PeekPlanView>(),
         of::<PlanView>(),
+        of::<PlayView>(),
         of::<PublishView>(),
         of::<PurgeView>(),
         of::<QueueExplanation>(),

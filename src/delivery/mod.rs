@@ -12,6 +12,7 @@ pub mod filter;
 pub mod format;
 pub mod pace;
 pub mod peek;
+pub mod play;
 pub mod publish;
 pub mod request;
 pub mod sink;

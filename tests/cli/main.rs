@@ -14,6 +14,7 @@ mod explain;
 mod generated;
 mod harness;
 mod messages;
+mod play;
 mod process;
 mod project;
 mod queue;

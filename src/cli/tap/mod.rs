@@ -258,6 +258,10 @@ pub(in crate::cli) fn run_tapping(
     for warning in view.warnings() {
         session.ui.warning(warning);
     }
+    if timed && session.ui.format.is_machine() {
+        // Standard output is free: the messages are in the file.
+        session.ui.report(&view)?;
+    }
     session.ui.status(view.words());
     status_of(&tapped, session)
 }
