@@ -15,7 +15,7 @@ use crate::topology::view::{TopologyView, ViewExchange};
 /// What is to be tapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapTarget {
-    /// The exchange; may contain a `:` as far as such an exchange exists.
+    /// The exchange, up to the first colon.
     pub exchange: String,
     /// The binding key or pattern; `None` is everything.
     pub key: Option<String>,
@@ -90,12 +90,8 @@ pub fn plan(
     let mut plan = TapPlan::default();
     let mut headers_used = headers.is_empty();
     for target in targets {
-        let whole = target.text();
-        let whole_exists = view.is_some_and(|view| view.exchanges.contains_key(&whole));
-        let (name, key) = match &target.key {
-            Some(_) if whole_exists => (whole.as_str(), None),
-            key => (target.exchange.as_str(), key.as_deref()),
-        };
+        let text = target.text();
+        let (name, key) = cut(&text, view);
         if name.is_empty() {
             return Err(impossible(
                 "the default exchange cannot be tapped: nothing can be bound to it",
@@ -122,6 +118,19 @@ pub fn plan(
         ));
     }
     Ok(plan)
+}
+
+/// Exchange and key. A name may hold colons, so the longest that exists counts.
+fn cut<'a>(text: &'a str, view: Option<&TopologyView>) -> (&'a str, Option<&'a str>) {
+    let exists = |name: &str| view.is_some_and(|view| view.exchanges.contains_key(name));
+    if exists(text) {
+        return (text, None);
+    }
+    let mut ends = text.rmatch_indices(':').map(|(at, _)| at);
+    match ends.find(|at| exists(&text[..*at])).or_else(|| text.find(':')) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    }
 }
 
 fn impossible(why: &str, instead: &str) -> TapRefusal {
