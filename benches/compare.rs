@@ -28,12 +28,15 @@ use nexus::resilience::{Dedup, Holder, SharedState};
 const WINDOW: usize = 512;
 const BULK: usize = 100_000;
 const BODY_BYTES: usize = 1024;
+const ROUND_TRIPS: usize = 5_000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("bare-publish") => bare(publish_bare(&arguments[2], &arguments[3])),
         Some("bare-consume") => bare(consume_bare(&arguments[2], &arguments[3])),
+        Some("bare-request") => bare(request_bare(&arguments[2], &arguments[3])),
+        Some("bare-respond") => bare(respond_bare(&arguments[2], &arguments[3])),
         _ if std::env::var_os("BENCH_NODE").is_none() => {
             println!("run benches/run.sh: it starts a broker and installs the peers");
         }
@@ -92,6 +95,54 @@ async fn consume_bare(url: &str, queue: &str) -> lapin::Result<()> {
     }
     sink.flush().expect("stdout");
     connection.close(200, "done".into()).await
+}
+
+/// The bare loop: one question at a time, mandatory and confirmed, its answer by direct reply-to.
+async fn request_bare(url: &str, queue: &str) -> lapin::Result<()> {
+    use futures_util::StreamExt as _;
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let reply_to = "amq.rabbitmq.reply-to";
+    let mut answers =
+        channel.basic_consume(reply_to.into(), "".into(), no_ack, FieldTable::default()).await?;
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    for n in 0..ROUND_TRIPS {
+        let properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_reply_to(reply_to.into())
+            .with_correlation_id(n.to_string().into());
+        let confirm =
+            channel.basic_publish("".into(), queue.into(), options, b"x", properties).await?;
+        let answer = answers.next().await.expect("an answer")?;
+        let id = answer.properties.correlation_id().as_ref().map(ToString::to_string);
+        assert_eq!(id, Some(n.to_string()));
+        assert!(confirm.await?.is_ack());
+    }
+    connection.close(200, "done".into()).await
+}
+
+/// Answers until it is killed.
+async fn respond_bare(url: &str, queue: &str) -> lapin::Result<()> {
+    use futures_util::StreamExt as _;
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(100, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let mut requests =
+        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    while let Some(request) = requests.next().await {
+        let request = request?;
+        let asked = &request.properties;
+        if let (Some(to), Some(id)) = (asked.reply_to(), asked.correlation_id()) {
+            let properties = BasicProperties::default().with_correlation_id(id.clone());
+            let options = BasicPublishOptions::default();
+            channel.basic_publish("".into(), to.clone(), options, b"y", properties).await?;
+        }
+        request.ack(BasicAckOptions::default()).await?;
+    }
+    Ok(())
 }
 
 /// What `tests/broker.sh start` wrote about its node, and where this run may write.
@@ -206,6 +257,7 @@ const PARTS: [Part; 7] = [
     ("version", version),
     ("cold", cold_publish),
     ("bulk", bulk),
+    ("request", request),
     ("memory", memory),
     ("embedded", embedded),
     ("plan", plan),
@@ -315,6 +367,44 @@ fn bulk(bench: &Bench) {
             ">= 0.9 x",
         );
     }
+}
+
+/// One question at a time: what is measured is the way there and back.
+fn request(bench: &Bench) {
+    declare_queue(bench, "rpc");
+    let mut responder = bench
+        .itself(&["bare-respond", bench.amqp(), "rpc"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a responder");
+    let ready = |_: &usize| {
+        let one = bench.nexusctl().args(["request", "--queue", "rpc", "x", "-q"]).output();
+        one.expect("to start").status.success()
+    };
+    let is_ready = (0..200).any(|n| {
+        std::thread::sleep(Duration::from_millis(50));
+        ready(&n)
+    });
+    assert!(is_ready, "nobody answers");
+    let count = ROUND_TRIPS.to_string();
+    let arguments =
+        ["request", "--queue", "rpc", "x", "--count", &count, "--window", "1", "--raw", "-q"];
+    let mut ours = || time(bench.nexusctl().args(arguments));
+    let mut bare = || time(&mut bench.itself(&["bare-request", bench.amqp(), "rpc"]));
+    let times = in_turn(5, &mut [&mut ours, &mut bare]);
+    responder.kill().expect("to end the responder");
+    responder.wait().expect("the responder's end");
+    let each = |took: Duration| ms(took) * 1000.0 / ROUND_TRIPS as f64;
+    row(
+        &format!("round trip, {ROUND_TRIPS} one by one / a bare lapin loop"),
+        &format!(
+            "{:.2} x ({:.0} / {:.0} us each)",
+            ms(times[0]) / ms(times[1]),
+            each(times[0]),
+            each(times[1])
+        ),
+        "<= 1.5 x",
+    );
 }
 
 /// Four times the messages shall not need more memory.

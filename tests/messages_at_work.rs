@@ -11,16 +11,26 @@ use std::time::Duration;
 
 use nexus::base::id::{ExchangeName, QueueName, RoutingKey};
 use nexus::base::time::SystemClock;
-use nexus::broker::{Broker, Change, Delivery, Product, Publish, QueueDefinition, QueueType};
+use nexus::broker::{
+    BindingDefinition, Broker, BrokerError, BrokerIdentity, Change, Changed, Consumer,
+    ConsumerOptions, Delivery, DeliveryTag, Destination, ErrorKind, ExchangeDefinition,
+    ExchangeKind, Lock, LockError, LockHolder, Outcome, Product, Publish, Publisher,
+    PublisherOptions, QueueDefinition, QueueDepth, QueueType, Settled, Settlement, Snapshot,
+};
+use nexus::delivery::consume::{ConsumeEnd, ConsumeOptions};
+use nexus::delivery::filter::Filter;
 use nexus::delivery::publish::PublishEnd;
 use nexus::delivery::request::{
     Answer, Fate, Ids, Listener, RequestOptions, RequestReport, RequestVerdict, Stray, Until, Via,
     request,
 };
+use nexus::delivery::sink::{Format, Sink, Target as SinkTarget};
 use nexus::delivery::source::{BadLine, Item, Read1, Source};
 use nexus::delivery::stop::{Stop, Wish};
+use nexus::delivery::tap::{TapPlan, TapQueue, TapReport, TapTarget, plan, tap};
 use nexus::message::reply::{ErrorAnswer, mark_error};
-use nexus::message::{Message, Properties};
+use nexus::message::{FieldTable, Message, Properties, Record, parse_record};
+use nexus::topology::view::TopologyView;
 use support::fixture::{Fixture, Kind};
 use support::responder::{Responder, answer_to};
 
@@ -337,8 +347,8 @@ async fn cut_while_asking(
         if retries == 0 && via == Via::Queue {
             let request = requests.lock().unwrap()[0].clone();
             let reply_to = request.message.properties.reply_to.clone().unwrap();
-            let publisher = || nexus::broker::PublisherOptions::default();
-            let mut publisher = fixture.broker().publisher(publisher()).await.unwrap();
+            let mut publisher =
+                fixture.broker().publisher(PublisherOptions::default()).await.unwrap();
             let publish = Publish {
                 exchange: ExchangeName::default_exchange(),
                 routing_key: RoutingKey::new(reply_to).unwrap(),
@@ -393,4 +403,468 @@ async fn an_answer_in_a_queue_outlives_the_connection() {
         let first = &heard.answers[0].1;
         assert!(first == "in the meantime" || first == "at last", "{first}");
     }
+}
+
+fn exchange(name: &str) -> ExchangeName {
+    ExchangeName::new(name).unwrap()
+}
+
+async fn declare_exchange(
+    broker: &dyn Broker,
+    name: &str,
+    kind: ExchangeKind,
+    alternate: Option<&str>,
+) {
+    let mut definition = ExchangeDefinition::durable(exchange(name), kind);
+    if let Some(alternate) = alternate {
+        definition.arguments.insert("alternate-exchange", alternate);
+    }
+    broker.change(&Change::DeclareExchange(definition)).await.unwrap();
+}
+
+async fn bind(broker: &dyn Broker, source: &str, to: &str, key: &str) {
+    let binding = BindingDefinition {
+        source: exchange(source),
+        destination: Destination::Queue(queue(to)),
+        routing_key: RoutingKey::new(key).unwrap(),
+        arguments: FieldTable::new(),
+    };
+    broker.change(&Change::Bind(binding)).await.unwrap();
+}
+
+/// Publishes and gives back what the broker says.
+async fn publish_to(
+    broker: &dyn Broker,
+    to: &str,
+    key: &str,
+    bodies: impl IntoIterator<Item = String>,
+    headers: FieldTable,
+) -> Vec<Outcome> {
+    let mut publisher = broker.publisher(PublisherOptions::default()).await.unwrap();
+    let mut outcomes = Vec::new();
+    for body in bodies {
+        let properties = Properties { headers: Some(headers.clone()), ..Properties::default() };
+        let publish = Publish {
+            exchange: exchange(to),
+            routing_key: RoutingKey::new(key).unwrap(),
+            message: Message { properties, body: body.into_bytes() },
+        };
+        publisher.send(publish).await.unwrap();
+    }
+    while let Some((_, outcome)) = publisher.outcome().await {
+        outcomes.push(outcome);
+    }
+    publisher.close().await.unwrap();
+    outcomes
+}
+
+#[derive(Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl SinkTarget for Buffer {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(())
+    }
+    fn commit(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Buffer {
+    fn records(&self) -> Vec<Record> {
+        let bytes = self.0.lock().unwrap().clone();
+        bytes
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| parse_record(line).unwrap())
+            .collect()
+    }
+
+    fn bodies(&self) -> Vec<String> {
+        let body = |record: Record| String::from_utf8(record.message.body).unwrap();
+        self.records().into_iter().map(body).collect()
+    }
+}
+
+struct Tapped {
+    report: TapReport,
+    written: Buffer,
+}
+
+async fn planned(broker: &dyn Broker, targets: &[&str], headers: &FieldTable) -> TapPlan {
+    let snapshot = broker.inspect().await.unwrap();
+    let view = TopologyView::of_snapshot(&snapshot);
+    let targets: Vec<TapTarget> = targets.iter().map(|text| TapTarget::parse(text)).collect();
+    plan(&targets, headers, false, Some(&view)).unwrap()
+}
+
+fn tap_queue(length: u64, expires: Duration) -> TapQueue {
+    TapQueue::named("the tester@host", fastrand::u32(..), length, expires).unwrap()
+}
+
+/// Taps while `work` is done, which begins once the tap is bound.
+async fn tapped(
+    broker: &Arc<dyn Broker>,
+    targets: &[&str],
+    headers: &FieldTable,
+    queue: &TapQueue,
+    options: ConsumeOptions,
+    work: impl Future<Output = ()>,
+) -> Tapped {
+    let plan = planned(broker.as_ref(), targets, headers).await;
+    let written = Buffer::default();
+    let sink = Sink::new(Format::Ndjson, Box::new(written.clone()));
+    let stop = Stop::new();
+    let clock = Arc::new(SystemClock);
+    let mut progress = |_| {};
+    let tapping = tap(Arc::clone(broker), &plan, queue, options, sink, clock, &stop, &mut progress);
+    let working = async {
+        let bound = || async {
+            let snapshot = broker.inspect().await.unwrap();
+            let to = Destination::Queue(queue.name.clone());
+            let bound = snapshot.bindings.iter().filter(|binding| binding.destination == to);
+            match bound.count() {
+                many if many == plan.bindings.len() => Ok(()),
+                few => Err(format!("{few} bindings of {}", plan.bindings.len())),
+            }
+        };
+        support::fixture::within(Duration::from_secs(20), bound).await;
+        work.await;
+    };
+    let (report, ()) = tokio::join!(tapping, working);
+    Tapped { report: report.unwrap(), written }
+}
+
+fn numbered(numbers: std::ops::Range<u32>) -> impl Iterator<Item = String> {
+    numbers.map(|number| number.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_sees_copies_of_everything_and_consumers_lose_nothing() {
+    for kind in KINDS {
+        let Some(fixture) = Fixture::start(kind).await else { continue };
+        let broker = fixture.broker();
+        let b = broker.as_ref();
+        for (name, kind) in [
+            ("t", ExchangeKind::Topic),
+            ("f", ExchangeKind::Fanout),
+            ("d", ExchangeKind::Direct),
+            ("h", ExchangeKind::Headers),
+        ] {
+            declare_exchange(b, name, kind, None).await;
+        }
+        declare(b, "q").await;
+        bind(b, "t", "q", "a.*").await;
+        let none = FieldTable::new();
+        let queue_of = tap_queue(1000, Duration::from_secs(60));
+        assert!(queue_of.name.as_str().starts_with("nexus.tap.the-tester@host."));
+        let all = async {
+            publish_to(b, "t", "a.b", numbered(0..3), FieldTable::new()).await;
+            publish_to(b, "f", "", numbered(3..4), FieldTable::new()).await;
+            publish_to(b, "d", "one", numbered(4..5), FieldTable::new()).await;
+            publish_to(b, "h", "", numbered(5..6), FieldTable::new().with("a", 1)).await;
+        };
+        let options = ConsumeOptions { count: Some(6), ..ConsumeOptions::default() };
+        let Tapped { report, written } =
+            tapped(&broker, &["t", "f", "d:one", "h"], &none, &queue_of, options, all).await;
+        assert_eq!(report.consumed.ended, ConsumeEnd::Count, "{kind:?} {report:?}");
+        assert_eq!(written.bodies(), ["0", "1", "2", "3", "4", "5"], "{kind:?}");
+        assert_eq!((report.left_behind.clone(), report.gaps.len()), (None, 0));
+        // The queue that was there before got its own.
+        assert_eq!(b.depth(&queue("q")).await.unwrap().unwrap().ready, 3);
+        assert_eq!(b.depth(&queue_of.name).await.unwrap(), None);
+
+        // By header values and by condition: what is not wanted is let go, and not held.
+        for (how, wanted) in [("all", vec!["2"]), ("any", vec!["1", "2"])] {
+            let headers = FieldTable::new().with("a", 1).with("b", 2).with("x-match", how);
+            let queue_of = tap_queue(1000, Duration::from_secs(60));
+            let work = async {
+                for (body, headers) in [
+                    ("0", FieldTable::new().with("a", 7)),
+                    ("1", FieldTable::new().with("a", 1)),
+                    ("2", FieldTable::new().with("a", 1).with("b", 2)),
+                ] {
+                    publish_to(b, "h", "", [body.to_owned()], headers).await;
+                }
+            };
+            let count = Some(wanted.len() as u64);
+            let options = ConsumeOptions { count, ..ConsumeOptions::default() };
+            let tapped = tapped(&broker, &["h"], &headers, &queue_of, options, work).await;
+            assert_eq!(tapped.written.bodies(), wanted, "{kind:?} {how}");
+        }
+        let queue_of = tap_queue(5000, Duration::from_secs(60));
+        let filter = Some(Filter::parse("body % 100 == 99").unwrap());
+        let options = ConsumeOptions { count: Some(30), filter, ..ConsumeOptions::default() };
+        let work = async {
+            publish_to(b, "t", "x", numbered(0..3000), FieldTable::new()).await;
+        };
+        let tapped = tapped(&broker, &["t"], &none, &queue_of, options, work).await;
+        assert_eq!(tapped.report.consumed.written, 30, "{kind:?} {:?}", tapped.report);
+        assert_eq!(tapped.report.seen, 3000);
+        fixture.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_keeps_nothing_from_an_alternate_exchange() {
+    for kind in KINDS {
+        let Some(fixture) = Fixture::start(kind).await else { continue };
+        let broker = fixture.broker();
+        let b = broker.as_ref();
+        declare_exchange(b, "rest", ExchangeKind::Fanout, None).await;
+        declare_exchange(b, "main", ExchangeKind::Topic, Some("rest")).await;
+        for (name, from, key) in [("q", "main", "a.*"), ("unrouted", "rest", "")] {
+            declare(b, name).await;
+            bind(b, from, name, key).await;
+        }
+        let queue_of = tap_queue(1000, Duration::from_secs(60));
+        let options = ConsumeOptions { count: Some(2), ..ConsumeOptions::default() };
+        let work = async {
+            publish_to(b, "main", "a.b", numbered(0..1), FieldTable::new()).await;
+            publish_to(b, "main", "other", numbered(1..2), FieldTable::new()).await;
+        };
+        let none = FieldTable::new();
+        let tapped = tapped(&broker, &["main"], &none, &queue_of, options, work).await;
+        let mut bodies = tapped.written.bodies();
+        bodies.sort();
+        assert_eq!(bodies, ["0", "1"], "{kind:?}");
+        for name in ["q", "unrouted"] {
+            assert_eq!(b.depth(&queue(name)).await.unwrap().unwrap().ready, 1, "{kind:?} {name}");
+        }
+        fixture.stop().await;
+    }
+}
+
+/// Takes nothing until it is let.
+struct Gate(Buffer, std::sync::mpsc::Receiver<()>, bool);
+
+impl SinkTarget for Gate {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !std::mem::replace(&mut self.2, true) {
+            let _ = self.1.recv();
+        }
+        self.0.put(bytes)
+    }
+    fn commit(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_tap_drops_its_oldest_and_says_so() {
+    for kind in KINDS {
+        let Some(fixture) = Fixture::start(kind).await else { continue };
+        let broker = fixture.broker();
+        let b = broker.as_ref();
+        declare_exchange(b, "t", ExchangeKind::Topic, None).await;
+        let plan = planned(b, &["t"], &FieldTable::new()).await;
+        let queue_of = tap_queue(100, Duration::from_secs(60));
+        let (open, gate) = std::sync::mpsc::channel();
+        let written = Buffer::default();
+        let sink = Sink::new(Format::Ndjson, Box::new(Gate(written.clone(), gate, false)));
+        let options =
+            ConsumeOptions { idle: Some(Duration::from_secs(3)), ..ConsumeOptions::default() };
+        let (stop, clock) = (Stop::new(), Arc::new(SystemClock));
+        let mut progress = |_| {};
+        let tapping =
+            tap(Arc::clone(&broker), &plan, &queue_of, options, sink, clock, &stop, &mut progress);
+        let working = async {
+            let there = || async {
+                match b.depth(&queue_of.name).await.unwrap() {
+                    Some(depth) if depth.consumers > 0 => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            };
+            support::fixture::within(Duration::from_secs(20), there).await;
+            // Until the tap is bound, a message comes back.
+            let bound = || async {
+                match &publish_to(b, "t", "k", numbered(0..1), FieldTable::new()).await[..] {
+                    [Outcome::Confirmed] => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            };
+            support::fixture::within(Duration::from_secs(20), bound).await;
+            publish_to(b, "t", "k", numbered(1..4000), FieldTable::new()).await;
+            // Long enough for a look at the queue, which is full now and stays so; nothing tells when
+            // it has been looked at.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            open.send(()).unwrap();
+        };
+        let (report, ()) = tokio::join!(tapping, working);
+        let report = report.unwrap();
+        assert!(report.was_full, "{kind:?} {report:?}");
+        assert!(report.consumed.written < 4000, "{kind:?} {report:?}");
+        if kind != Kind::EmbeddedLike40 {
+            let dropped = report.dropped.unwrap();
+            assert_eq!(dropped, 4000 - report.seen, "{kind:?} {report:?}");
+        }
+        assert_eq!(report.left_behind, None);
+        fixture.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_goes_on_after_a_lost_connection_without_a_gap() {
+    for kind in [Kind::RabbitMq310, Kind::RabbitMq40] {
+        let Some(fixture) = Fixture::start(kind).await else { continue };
+        let broker = fixture.broker();
+        let other =
+            nexus::broker::connect::connect(fixture.target.clone(), Arc::new(SystemClock), 2)
+                .await
+                .unwrap();
+        declare_exchange(broker.as_ref(), "t", ExchangeKind::Topic, None).await;
+        let queue_of = tap_queue(1000, Duration::from_secs(60));
+        let options = ConsumeOptions { count: Some(200), ..ConsumeOptions::default() };
+        let work = async {
+            let o = other.as_ref();
+            publish_to(o, "t", "k", numbered(0..100), FieldTable::new()).await;
+            let vhost = fixture.vhost().unwrap();
+            // The tap's connection to consume, the one it looks around with, and the other's.
+            let cut = tokio::task::block_in_place(|| vhost.cut_connections(3));
+            assert!(cut >= 3, "{cut}");
+            // The tap collects while its reader is away.
+            let outcomes = publish_to(o, "t", "k", numbered(100..200), FieldTable::new()).await;
+            assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Confirmed), "{outcomes:?}");
+        };
+        let none = FieldTable::new();
+        let Tapped { report, written } =
+            tapped(&broker, &["t"], &none, &queue_of, options, work).await;
+        assert_eq!(report.consumed.ended, ConsumeEnd::Count, "{kind:?} {report:?}");
+        assert_eq!((report.left_behind.clone(), report.gaps.len()), (None, 0), "{report:?}");
+        let mut numbers: Vec<u32> =
+            written.bodies().iter().map(|body| body.parse().unwrap()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        // What was written and not yet acked comes again, and counts twice.
+        let twice = 200 - numbers.len() as u64;
+        assert!(twice <= report.consumed.repeats_possible, "{report:?}");
+        other.close().await.unwrap();
+        fixture.stop().await;
+    }
+}
+
+/// A broker whose consumers lose their connection after the first delivery, and find their queue gone
+/// when they come back.
+#[derive(Debug)]
+struct Forgetful(Arc<dyn Broker>, Arc<std::sync::atomic::AtomicU32>);
+
+#[async_trait::async_trait]
+impl Broker for Forgetful {
+    fn identity(&self) -> &BrokerIdentity {
+        self.0.identity()
+    }
+    async fn publisher(
+        &self,
+        options: PublisherOptions,
+    ) -> Result<Box<dyn Publisher>, BrokerError> {
+        self.0.publisher(options).await
+    }
+    async fn consumer(
+        &self,
+        queue: &QueueName,
+        options: ConsumerOptions,
+    ) -> Result<Box<dyn Consumer>, BrokerError> {
+        let inner = self.0.consumer(queue, options).await?;
+        if self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 0 {
+            return Ok(inner);
+        }
+        let broker = Arc::clone(&self.0);
+        Ok(Box::new(Forgotten { inner, broker, queue: queue.clone(), taken: false }))
+    }
+    async fn inspect(&self) -> Result<Snapshot, BrokerError> {
+        self.0.inspect().await
+    }
+    async fn depth(&self, queue: &QueueName) -> Result<Option<QueueDepth>, BrokerError> {
+        self.0.depth(queue).await
+    }
+    async fn has_exchange(&self, exchange: &ExchangeName) -> Result<bool, BrokerError> {
+        self.0.has_exchange(exchange).await
+    }
+    async fn change(&self, change: &Change) -> Result<Changed, BrokerError> {
+        self.0.change(change).await
+    }
+    async fn lock(&self, name: &str, holder: &LockHolder) -> Result<Box<dyn Lock>, LockError> {
+        self.0.lock(name, holder).await
+    }
+    async fn close(&self) -> Result<(), BrokerError> {
+        self.0.close().await
+    }
+}
+
+#[derive(Debug)]
+struct Forgotten {
+    inner: Box<dyn Consumer>,
+    broker: Arc<dyn Broker>,
+    queue: QueueName,
+    taken: bool,
+}
+
+#[async_trait::async_trait]
+impl Consumer for Forgotten {
+    async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        if self.taken {
+            let name = self.queue.clone();
+            let delete = Change::DeleteQueue { name, if_empty: false, if_unused: false };
+            self.broker.change(&delete).await.unwrap();
+            return Err(BrokerError::new(ErrorKind::NotFound, "consume", "the queue is gone"));
+        }
+        let delivery = self.inner.next().await?;
+        self.taken = true;
+        Ok(delivery)
+    }
+    fn ready(&mut self) -> Option<Delivery> {
+        None
+    }
+    async fn settle(&mut self, tag: DeliveryTag, how: Settlement) -> Result<Settled, BrokerError> {
+        self.inner.settle(tag, how).await
+    }
+    async fn flush(&mut self) -> Result<(), BrokerError> {
+        self.inner.flush().await
+    }
+    async fn close(self: Box<Self>) -> Result<(), BrokerError> {
+        self.inner.close().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_that_is_gone_after_a_lost_connection_is_bound_again_and_the_gap_is_said() {
+    let fixture = Fixture::start(Kind::EmbeddedLike40).await.unwrap();
+    let subscriptions = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let broker: Arc<dyn Broker> = Arc::new(Forgetful(fixture.broker(), Arc::clone(&subscriptions)));
+    declare_exchange(broker.as_ref(), "t", ExchangeKind::Topic, None).await;
+    let queue_of = tap_queue(1000, Duration::from_secs(60));
+    let options = ConsumeOptions { count: Some(2), ..ConsumeOptions::default() };
+    let work = async {
+        for body in ["before", "after"] {
+            // Confirmed means that the tap is bound, again.
+            let bound = || async {
+                let body = [body.to_owned()];
+                match &publish_to(broker.as_ref(), "t", "k", body, FieldTable::new()).await[..] {
+                    [Outcome::Confirmed] => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            };
+            support::fixture::within(Duration::from_secs(20), bound).await;
+            if body == "before" {
+                let gone = || async {
+                    match subscriptions.load(std::sync::atomic::Ordering::SeqCst) {
+                        1 => Err("not yet".to_owned()),
+                        _ => Ok(()),
+                    }
+                };
+                support::fixture::within(Duration::from_secs(20), gone).await;
+            }
+        }
+    };
+    let none = FieldTable::new();
+    let tapping = tapped(&broker, &["t"], &none, &queue_of, options, work);
+    let Tapped { report, written } =
+        tokio::time::timeout(Duration::from_secs(60), tapping).await.unwrap();
+    assert_eq!(report.consumed.ended, ConsumeEnd::Count, "{report:?}");
+    assert_eq!(report.gaps.len(), 1, "{report:?}");
+    assert!(report.gaps[0].from <= report.gaps[0].until);
+    assert_eq!(written.bodies()[0], "before");
+    assert_eq!(report.left_behind, None);
+    fixture.stop().await;
 }

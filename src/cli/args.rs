@@ -140,6 +140,12 @@ pub enum Command {
     Worker(Box<super::worker::WorkerArgs>),
     /// Answer requests, by a command, a template or an echo
     Respond(Box<super::worker::RespondArgs>),
+    /// See what passes an exchange, beside its consumers
+    Tap(Box<super::tap::TapArgs>),
+    /// Write what passes an exchange or a queue into a file, with the time of each message
+    Record(Box<super::record::RecordArgs>),
+    /// Publish a recording at its own pace, and go on where a run was cut off
+    Play(Box<super::play::PlayArgs>),
     /// List, show and search queues
     Queue(super::queue::QueueArgs),
     /// Show and order circuit breakers, shared by all processes of this host

@@ -415,6 +415,7 @@ pub(in crate::cli) fn show(
                         queue: None,
                         redelivered: None,
                         delivery_tag: None,
+                        received_at: None,
                         message: &publish.message,
                     },
                 );

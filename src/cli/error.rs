@@ -96,6 +96,12 @@ pub mod code {
     pub const REQUEST_REFUSED: &str = "request/refused";
     /// The request may have been delivered or not.
     pub const REQUEST_UNKNOWN: &str = "request/unknown";
+    /// This cannot be tapped.
+    pub const TAP_IMPOSSIBLE: &str = "tap/impossible";
+    /// An earlier run of the same play is not done.
+    pub const PLAY_UNFINISHED: &str = "play/unfinished";
+    /// The journal of a play cannot be used.
+    pub const PLAY_JOURNAL: &str = "play/journal";
     /// Somebody else holds the lock.
     pub const LOCKED: &str = "broker/locked";
 }

@@ -26,10 +26,12 @@ pub mod limit;
 pub mod man;
 pub mod missing;
 pub mod output;
+pub mod play;
 pub mod progress;
 pub mod publish;
 pub mod queue;
 pub mod quickstart;
+pub mod record;
 pub mod request;
 pub mod runtime;
 pub mod schemas;
@@ -38,6 +40,7 @@ pub mod session;
 pub mod settings;
 pub mod signals;
 mod state;
+pub mod tap;
 pub mod topology;
 pub mod version;
 pub mod worker;
@@ -222,6 +225,9 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Worker(args) => worker::run(*args, session),
         Command::Respond(args) => worker::respond(*args, session),
         Command::Queue(args) => queue::run(args, session),
+        Command::Record(args) => record::run(*args, session),
+        Command::Play(args) => play::run(*args, session),
+        Command::Tap(args) => tap::run(*args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),
     }

@@ -17,11 +17,13 @@ use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
 use super::limit::{LimitListView, LimitTakeView, LimitView};
 use super::output::{View, schema};
+use super::play::PlayView;
 use super::publish::PublishView;
 use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView, TransferView};
 use super::quickstart::{QuickstartPlanView, QuickstartView};
 use super::sequence::{SequenceListView, SequenceView};
 use super::request::RequestView;
+use super::tap::{TapPlanView, TapView};
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;
 use super::worker::{WorkPlanView, WorkView};
@@ -57,6 +59,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<MessagesView>(),
         of::<PeekPlanView>(),
         of::<PlanView>(),
+        of::<PlayView>(),
         of::<PublishView>(),
         of::<PurgeView>(),
         of::<QueueExplanation>(),
@@ -70,6 +73,8 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<TransferView>(),
         of::<SequenceListView>(),
         of::<SequenceView>(),
+        of::<TapPlanView>(),
+        of::<TapView>(),
         of::<VersionView>(),
         of::<WorkPlanView>(),
         of::<WorkView>(),

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::base::id::QueueName;
+use crate::base::time::{Clock, Timestamp};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, Delivery, DeliveryTag, ErrorKind, QueueDepth,
     Settled, Settlement,
@@ -75,7 +77,8 @@ pub struct ConsumeOptions {
     pub ack: AckMode,
     /// How many unsettled messages may be here; chosen from the rest when `None`.
     pub prefetch: Option<u16>,
-    /// The queue is a stream: reading takes nothing away, and acks only ask for more.
+    /// The queue is a stream, or holds copies for this run alone: reading takes nothing away from
+    /// anybody, and acks only ask for more.
     pub is_stream: bool,
     /// Protects messages of quorum queues that have been handed out often.
     pub lives: Lives,
@@ -89,6 +92,8 @@ pub struct ConsumeOptions {
     pub exclusive: bool,
     /// Subscribe again after a lost connection.
     pub reconnect: bool,
+    /// Notes in each record when the message came.
+    pub timed: Option<Arc<dyn Clock>>,
 }
 
 impl Default for ConsumeOptions {
@@ -110,6 +115,7 @@ impl Default for ConsumeOptions {
             arguments: FieldTable::new(),
             exclusive: false,
             reconnect: true,
+            timed: None,
         }
     }
 }
@@ -271,7 +277,8 @@ impl ConsumeReport {
 }
 
 enum Work {
-    Write(Vec<Delivery>),
+    /// Deliveries, and when each came, when that is wanted.
+    Write(Vec<Delivery>, Vec<Timestamp>),
     Finish,
 }
 
@@ -299,8 +306,11 @@ fn run_sink(
         // Batches that wait already share one commit.
         while let Some(work_now) = current.take() {
             match work_now {
-                Work::Write(batch) => {
-                    result = batch.iter().try_for_each(|delivery| sink.write(delivery, queue));
+                Work::Write(batch, times) => {
+                    let mut times = times.into_iter();
+                    result = batch
+                        .iter()
+                        .try_for_each(|delivery| sink.write_at(delivery, queue, times.next()));
                     batches += 1;
                 }
                 Work::Finish => finish = true,
@@ -374,8 +384,23 @@ pub async fn consume(
         reconnect: options.reconnect,
     };
     let consumer = broker.consumer(queue, subscription).await?;
+    Ok(consume_from(consumer, broker, queue, options, prefetch, sink, stop, progress).await)
+}
+
+/// The same with a subscription that is there already, with room for `prefetch` deliveries.
+#[expect(clippy::too_many_arguments, reason = "one call, made by `consume` and by `tap`")]
+pub(super) async fn consume_from(
+    consumer: Box<dyn Consumer>,
+    broker: &dyn Broker,
+    queue: &QueueName,
+    options: ConsumeOptions,
+    prefetch: u16,
+    sink: Sink,
+    stop: &Stop,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> ConsumeReport {
     let gauge = Gauge::Broker(broker);
-    Ok(drain(consumer, gauge, queue, options, prefetch, sink, stop, progress).await)
+    drain(consumer, gauge, queue, options, prefetch, sink, stop, progress).await
 }
 
 #[expect(clippy::too_many_arguments, reason = "one call, made by `consume` and by tests")]
@@ -404,6 +429,7 @@ async fn drain(
         work,
         done,
         batch: Vec::new(),
+        batch_times: Vec::new(),
         batch_bytes: 0,
         batch_since: started,
         at_sink: VecDeque::new(),
@@ -473,6 +499,8 @@ struct Run<'a> {
     done: mpsc::UnboundedReceiver<Done>,
     /// Wanted and not yet at the sink.
     batch: Vec<Delivery>,
+    /// When each came, when that is wanted.
+    batch_times: Vec<Timestamp>,
     batch_bytes: usize,
     /// When the first of the batch came.
     batch_since: Instant,
@@ -710,6 +738,7 @@ impl Run<'_> {
         } else {
             None
         };
+        self.batch_times.extend(self.options.timed.as_ref().map(|clock| clock.now()));
         self.batch.push(delivery);
         end
     }
@@ -723,6 +752,7 @@ impl Run<'_> {
         self.passed.clear();
         self.wanted -= self.batch.len() as u64;
         self.batch.clear();
+        self.batch_times.clear();
         self.batch_bytes = 0;
     }
 
@@ -788,13 +818,14 @@ impl Run<'_> {
             return;
         }
         let batch = std::mem::take(&mut self.batch);
+        let times = std::mem::take(&mut self.batch_times);
         self.batch_bytes = 0;
         self.at_sink.push_back(AtSink {
             tags: batch.iter().map(|delivery| delivery.tag).collect(),
             redelivered: batch.iter().filter(|delivery| delivery.redelivered).count() as u64,
         });
         // The channel has more places than there are batches under way. A sink that is gone has said why.
-        let _ = self.work.send(Work::Write(batch)).await;
+        let _ = self.work.send(Work::Write(batch, times)).await;
     }
 
     async fn on_done(

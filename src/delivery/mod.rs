@@ -12,6 +12,7 @@ pub mod filter;
 pub mod format;
 pub mod pace;
 pub mod peek;
+pub mod play;
 pub mod publish;
 pub mod request;
 pub mod sink;
@@ -20,6 +21,7 @@ pub mod stop;
 pub mod stream;
 pub mod transfer;
 pub mod worker;
+pub mod tap;
 
 pub use compose::{Composer, EnvelopeParts};
 pub use consume::{AckMode, ConsumeOptions, ConsumeReport, ConsumeVerdict, consume};

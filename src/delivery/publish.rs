@@ -51,7 +51,12 @@ pub struct PublishOptions {
     pub listed: usize,
     /// Takes every entry as one line of JSON, confirmed ones included.
     pub full_report: Option<Box<dyn Write + Send>>,
+    /// Is told of every entry before anything more is sent; its failure ends the run.
+    pub on_entry: Option<OnEntry>,
 }
+
+/// Is told what became of a line.
+pub type OnEntry = Box<dyn FnMut(&Entry) -> io::Result<()> + Send>;
 
 impl std::fmt::Debug for PublishOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -61,7 +66,13 @@ impl std::fmt::Debug for PublishOptions {
 
 impl Default for PublishOptions {
     fn default() -> Self {
-        PublishOptions { on_error: OnError::Stop, pace: None, listed: 100, full_report: None }
+        PublishOptions {
+            on_error: OnError::Stop,
+            pace: None,
+            listed: 100,
+            full_report: None,
+            on_entry: None,
+        }
     }
 }
 
@@ -241,6 +252,7 @@ struct Ledger {
     report: PublishReport,
     listed: usize,
     full_report: Option<Box<dyn Write + Send>>,
+    on_entry: Option<OnEntry>,
     /// Messages on their way; the first has the ticket `base`.
     waiting: VecDeque<Option<Sent>>,
     base: u64,
@@ -248,7 +260,11 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn new(listed: usize, full_report: Option<Box<dyn Write + Send>>) -> Self {
+    fn new(
+        listed: usize,
+        full_report: Option<Box<dyn Write + Send>>,
+        on_entry: Option<OnEntry>,
+    ) -> Self {
         Ledger {
             report: PublishReport {
                 ended: PublishEnd::Complete,
@@ -269,6 +285,7 @@ impl Ledger {
             },
             listed,
             full_report,
+            on_entry,
             waiting: VecDeque::new(),
             base: 0,
             in_flight: 0,
@@ -362,12 +379,19 @@ impl Ledger {
                 .map_err(io::Error::from)
                 .and_then(|()| file.write_all(b"\n")),
         };
+        let told = self.on_entry.as_mut().map_or(Ok(()), |tell| tell(&entry));
         if *count <= self.listed as u64 {
             list.push(entry);
         } else {
             report.listed_all = false;
         }
-        written
+        written.and(told)
+    }
+
+    /// What could not be written once is not tried again.
+    fn stop_telling(&mut self) {
+        self.full_report = None;
+        self.on_entry = None;
     }
 
     fn fail(&mut self, error: String) {
@@ -478,7 +502,7 @@ pub async fn publish(
     let started = Instant::now();
     let mut run = Run {
         publisher,
-        ledger: Ledger::new(options.listed, options.full_report),
+        ledger: Ledger::new(options.listed, options.full_report, options.on_entry),
         on_error: options.on_error,
         pace: options.pace,
         started,
@@ -597,7 +621,7 @@ impl Run {
         match self.ledger.settle(ticket, outcome) {
             Ok(next) => next,
             Err(error) => {
-                self.ledger.full_report = None;
+                self.ledger.stop_telling();
                 self.ledger.fail(format!("cannot write the report: {error}"));
                 Next::End
             }
@@ -624,7 +648,7 @@ impl Run {
             return Next::End;
         }
         if let Err(error) = entered {
-            self.ledger.full_report = None;
+            self.ledger.stop_telling();
             self.ledger.fail(format!("cannot write the report: {error}"));
             return Next::End;
         }
@@ -750,6 +774,7 @@ fn as_line(publish: &Publish) -> Vec<u8> {
             queue: None,
             redelivered: None,
             delivery_tag: None,
+            received_at: None,
             message: &publish.message,
         },
     );
@@ -996,7 +1021,7 @@ mod tests {
 
     #[test]
     fn doubt_outweighs_refusal_and_refusal_an_early_end() {
-        let mut ledger = Ledger::new(0, None);
+        let mut ledger = Ledger::new(0, None, None);
         let mut verdict = |ended, counts: [u64; 5]| {
             let report = &mut ledger.report;
             report.ended = ended;

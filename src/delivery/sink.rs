@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 
+use crate::base::time::Timestamp;
 use crate::broker::Delivery;
 use crate::message::record::{RecordRef, write_record};
 
@@ -108,6 +109,7 @@ pub(crate) fn record_of<'a>(delivery: &'a Delivery, queue: &'a str) -> RecordRef
         queue: Some(queue),
         redelivered: Some(delivery.redelivered),
         delivery_tag: None,
+        received_at: None,
         message: &delivery.message,
     }
 }
@@ -138,14 +140,26 @@ impl Sink {
 
     /// Writes one message; the target may get it later.
     pub fn write(&mut self, delivery: &Delivery, queue: &str) -> io::Result<()> {
+        self.write_at(delivery, queue, None)
+    }
+
+    /// The same, with the time when it came in its record.
+    pub fn write_at(
+        &mut self,
+        delivery: &Delivery,
+        queue: &str,
+        received_at: Option<Timestamp>,
+    ) -> io::Result<()> {
         match &self.format {
             Format::Ndjson => {
-                write_record(&mut self.buffer, &record_of(delivery, queue));
+                let record = RecordRef { received_at, ..record_of(delivery, queue) };
+                write_record(&mut self.buffer, &record);
                 self.buffer.push(b'\n');
             }
             Format::Json => {
                 self.buffer.extend_from_slice(if self.begun { b",\n" } else { b"[\n" });
-                write_record(&mut self.buffer, &record_of(delivery, queue));
+                let record = RecordRef { received_at, ..record_of(delivery, queue) };
+                write_record(&mut self.buffer, &record);
             }
             Format::Raw(delimiter) => {
                 self.buffer.extend_from_slice(&delivery.message.body);

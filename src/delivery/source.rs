@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::base::expression::{Context, Template};
 use crate::base::id::{ExchangeName, RoutingKey};
-use crate::base::time::Clock;
+use crate::base::time::{Clock, Timestamp};
 use crate::broker::Publish;
 use crate::message::argument::{check_user_id, parse_expiration};
 use crate::message::envelope::message_id;
@@ -284,8 +284,9 @@ impl RecordSource {
         self
     }
 
-    fn read(&self, line: &[u8]) -> Result<Publish, String> {
+    fn read(&self, line: &[u8]) -> Result<(Option<Timestamp>, Publish), String> {
         let record = parse_record(line).map_err(|problems| problems.to_string())?;
+        let received_at = record.received_at;
         let exchange = self.exchange.clone().or(record.exchange);
         let routing_key = self.routing_key.clone().or(record.routing_key);
         let missing = |key: &str| format!("the record has no `{key}`, and none was given");
@@ -295,7 +296,7 @@ impl RecordSource {
                 apply_defaults(&mut message.properties, &self.defaults);
                 let publish = Publish { exchange, routing_key, message };
                 self.limits.check(&publish)?;
-                Ok(publish)
+                Ok((received_at, publish))
             }
             (None, None) => Err(format!("{}\n{}", missing("exchange"), missing("routingKey"))),
             (None, _) => Err(missing("exchange")),
@@ -304,12 +305,15 @@ impl RecordSource {
     }
 }
 
-impl Source for RecordSource {
-    fn next(&mut self) -> io::Result<Option<Read1>> {
+impl RecordSource {
+    /// The next record, and when it was received, if it says so.
+    pub(super) fn next_recorded(&mut self) -> io::Result<Option<(Option<Timestamp>, Read1)>> {
         loop {
             let raw = match self.lines.next()? {
                 None => return Ok(None),
-                Some(Line::TooLong(length)) => return Ok(Some(Err(self.lines.too_long(length)))),
+                Some(Line::TooLong(length)) => {
+                    return Ok(Some((None, Err(self.lines.too_long(length)))));
+                }
                 Some(Line::Whole(raw)) => raw,
             };
             if raw.iter().all(u8::is_ascii_whitespace) {
@@ -317,10 +321,16 @@ impl Source for RecordSource {
             }
             let line = self.lines.number;
             return Ok(Some(match self.read(&raw) {
-                Ok(publish) => Ok(Item { line, publish }),
-                Err(reason) => Err(BadLine { line, reason, raw }),
+                Ok((at, publish)) => (at, Ok(Item { line, publish })),
+                Err(reason) => (None, Err(BadLine { line, reason, raw })),
             }));
         }
+    }
+}
+
+impl Source for RecordSource {
+    fn next(&mut self) -> io::Result<Option<Read1>> {
+        Ok(self.next_recorded()?.map(|(_, read)| read))
     }
 
     fn is_ready(&self) -> bool {
@@ -446,7 +456,7 @@ impl Source for RepeatSource {
 
 #[cfg(test)]
 mod tests {
-    use crate::base::time::{FixedClock, Timestamp};
+    use crate::base::time::FixedClock;
     use crate::message::{FieldTable, Properties};
 
     use super::*;

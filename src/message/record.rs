@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::base::diagnostic::Code;
 use crate::base::id::{ExchangeName, NameError, QueueName, RoutingKey};
 use crate::base::suggest::nearest;
+use crate::base::time::Timestamp;
 
 use super::json::{Broken, Problem, Problems, Reader, is_canonical, write_string};
 use super::notation::{parse_time, put, read_table, write_base64, write_table, write_time};
@@ -31,6 +32,8 @@ pub struct Record {
     pub redelivered: Option<bool>,
     /// The broker's number of the delivery; publishing ignores it.
     pub delivery_tag: Option<u64>,
+    /// When it came to whoever recorded it; publishing ignores it, playing keeps its pace.
+    pub received_at: Option<Timestamp>,
     /// Properties and body.
     pub message: Message,
 }
@@ -48,6 +51,8 @@ pub struct RecordRef<'a> {
     pub redelivered: Option<bool>,
     /// The broker's number of the delivery.
     pub delivery_tag: Option<u64>,
+    /// When it came.
+    pub received_at: Option<Timestamp>,
     /// Properties and body.
     pub message: &'a Message,
 }
@@ -61,6 +66,7 @@ impl Record {
             queue: self.queue.as_ref().map(QueueName::as_str),
             redelivered: self.redelivered,
             delivery_tag: self.delivery_tag,
+            received_at: self.received_at,
             message: &self.message,
         }
     }
@@ -95,6 +101,9 @@ pub fn write_record(out: &mut Vec<u8>, record: &RecordRef<'_>) {
     }
     if let Some(tag) = record.delivery_tag {
         put(keys.key("deliveryTag"), format_args!("{tag}"));
+    }
+    if let Some(time) = record.received_at {
+        put(keys.key("receivedAt"), format_args!("\"{time}\""));
     }
     write_properties(keys.key("properties"), &record.message.properties);
     write_body(&mut keys, &record.message.body);
@@ -161,12 +170,13 @@ impl Keys<'_> {
     }
 }
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "exchange",
     "routingKey",
     "queue",
     "redelivered",
     "deliveryTag",
+    "receivedAt",
     "properties",
     "body",
     "bodyText",
@@ -242,6 +252,15 @@ fn read_record(reader: &mut Reader<'_>) -> Result<Record, Broken> {
             "queue" => record.queue = read_name(reader, key, QueueName::new)?,
             "redelivered" => record.redelivered = read_flag(reader, key)?,
             "deliveryTag" => record.delivery_tag = read_integer(reader, key, u64::MAX)?,
+            "receivedAt" => {
+                let at = reader.offset();
+                if let Some(text) = read_text(reader, key)? {
+                    match text.parse() {
+                        Ok(time) => record.received_at = Some(time),
+                        Err(error) => reader.note(VALUE, at, format!("`{key}`: {error}")),
+                    }
+                }
+            }
             "properties" => record.message.properties = read_properties(reader)?,
             "body" => record.message.body = reader.raw()?.as_bytes().to_vec(),
             "bodyText" => {
@@ -496,6 +515,10 @@ pub fn record_schema() -> serde_json::Value {
                 "type": "integer", "minimum": 0,
                 "description": "The broker's number of the delivery; publish ignores it."
             },
+            "receivedAt": {
+                "type": "string", "format": "date-time",
+                "description": "When it came to whoever recorded it; publish ignores it, play keeps its pace."
+            },
             "properties": {"$ref": "#/$defs/properties"},
             "body": {"description": "The body, when it is JSON that survives parsing byte for byte."},
             "bodyText": text("The body, when it is other UTF-8 text."),
@@ -569,46 +592,51 @@ mod tests {
             prop::option::of("[^\\r\\n]{1,20}"),
             any::<Option<bool>>(),
             any::<Option<u64>>(),
+            prop::option::of(0..4_000_000_000_000i64),
         );
         let schema = jsonschema::validator_for(&record_schema()).unwrap();
         let mut validated = 0;
         let mut runner = TestRunner::new(Config::with_cases(10_000));
         let cell = std::cell::RefCell::new(&mut validated);
         runner
-            .run(&strategy, |(message, exchange, key, queue, redelivered, delivery_tag)| {
-                let record = Record {
-                    exchange: exchange.map(|text| ExchangeName::new(text).unwrap()),
-                    routing_key: key.map(|text| RoutingKey::new(text).unwrap()),
-                    queue: queue.map(|text| QueueName::new(text).unwrap()),
-                    redelivered,
-                    delivery_tag,
-                    message,
-                };
-                let line = line(&record);
-                prop_assert!(!line.contains('\n'));
-                let back = match parse_record(line.as_bytes()) {
-                    Ok(back) => back,
-                    Err(problems) => {
-                        return Err(TestCaseError::fail(format!("{line}\n{problems}")));
+            .run(
+                &strategy,
+                |(message, exchange, key, queue, redelivered, delivery_tag, received)| {
+                    let record = Record {
+                        exchange: exchange.map(|text| ExchangeName::new(text).unwrap()),
+                        routing_key: key.map(|text| RoutingKey::new(text).unwrap()),
+                        queue: queue.map(|text| QueueName::new(text).unwrap()),
+                        redelivered,
+                        delivery_tag,
+                        received_at: received.map(Timestamp::from_unix_ms),
+                        message,
+                    };
+                    let line = line(&record);
+                    prop_assert!(!line.contains('\n'));
+                    let back = match parse_record(line.as_bytes()) {
+                        Ok(back) => back,
+                        Err(problems) => {
+                            return Err(TestCaseError::fail(format!("{line}\n{problems}")));
+                        }
+                    };
+                    prop_assert!(same(&back.message, &record.message), "{line}");
+                    let bare =
+                        |record: &Record| Record { message: Message::default(), ..record.clone() };
+                    prop_assert_eq!(bare(&back), bare(&record));
+                    // Whoever reads it with an ordinary JSON library and writes it again changes nothing.
+                    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+                    let again = parse_record(value.to_string().as_bytes()).unwrap();
+                    prop_assert!(same(&again.message, &record.message), "{line}");
+                    if let Err(error) = schema.validate(&value) {
+                        return Err(TestCaseError::fail(format!(
+                            "{line}\n{error} at {}",
+                            error.instance_path()
+                        )));
                     }
-                };
-                prop_assert!(same(&back.message, &record.message), "{line}");
-                let bare =
-                    |record: &Record| Record { message: Message::default(), ..record.clone() };
-                prop_assert_eq!(bare(&back), bare(&record));
-                // Whoever reads it with an ordinary JSON library and writes it again changes nothing.
-                let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-                let again = parse_record(value.to_string().as_bytes()).unwrap();
-                prop_assert!(same(&again.message, &record.message), "{line}");
-                if let Err(error) = schema.validate(&value) {
-                    return Err(TestCaseError::fail(format!(
-                        "{line}\n{error} at {}",
-                        error.instance_path()
-                    )));
-                }
-                **cell.borrow_mut() += 1;
-                Ok(())
-            })
+                    **cell.borrow_mut() += 1;
+                    Ok(())
+                },
+            )
             .unwrap();
         assert_eq!(validated, 10_000);
     }
@@ -639,6 +667,7 @@ mod tests {
             queue: Some(QueueName::new("orders").unwrap()),
             redelivered: Some(false),
             delivery_tag: None,
+            received_at: None,
             message: Message {
                 properties: Properties {
                     content_type: Some("application/json".into()),

@@ -14,12 +14,14 @@ mod explain;
 mod generated;
 mod harness;
 mod messages;
+mod play;
 mod process;
 mod project;
 mod queue;
 mod request;
 mod shell;
 mod state;
+mod tap;
 mod terminal;
 mod topology;
 

@@ -64,7 +64,7 @@ fn attach(command: clap::Command, source: &Arc<Source>) -> clap::Command {
                 Kind::Context
             } else if is("QUEUE") || arg.get_id() == "queue" {
                 Kind::Queue
-            } else if arg.get_id() == "exchange" {
+            } else if arg.get_id() == "exchange" || is("EXCHANGE[:KEY]") {
                 Kind::Exchange
             } else {
                 return arg;

@@ -199,8 +199,49 @@ pub(in crate::cli) fn parse_offset(text: &str) -> Result<Offset, String> {
     }
 }
 
+impl ConsumeArgs {
+    /// Takes messages from `queue` into the file `out`.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of `record`, handed on")]
+    pub(in crate::cli) fn recording(
+        queue: QueueName,
+        out: PathBuf,
+        end: super::tap::EndArgs,
+        until_empty: bool,
+        filter: Option<String>,
+        keep: bool,
+        offset: Option<Offset>,
+        report: Option<PathBuf>,
+        dry_run: bool,
+    ) -> Self {
+        let super::tap::EndArgs { count, idle, deadline, expect } = end;
+        ConsumeArgs {
+            queue,
+            end: EndArgs { count, idle, until_empty, deadline, expect, fail_empty: false },
+            filter,
+            ack: if keep { AckArg::Never } else { AckArg::AfterWrite },
+            keep_lives: 3,
+            shape: ShapeArgs { raw: false, delimiter: String::new(), format: None },
+            out: Some(out),
+            report,
+            prefetch: None,
+            exclusive: false,
+            offset,
+            dry_run,
+        }
+    }
+}
+
 /// Consumes.
 pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+    run_as(args, false, session)
+}
+
+/// Consumes; into a recording, which says when each message came, when it is `timed`.
+pub(in crate::cli) fn run_as(
+    args: ConsumeArgs,
+    timed: bool,
+    session: &mut Session,
+) -> Result<ExitStatus, CliError> {
     let ConsumeArgs {
         queue,
         end,
@@ -221,8 +262,8 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         .map(|text| Filter::parse(&text))
         .transpose()
         .map_err(|error| CliError::usage(format!("--filter: {error}")))?;
-    let is_document = session.ui.format == OutputFormat::Json && shape.is_plain();
-    let format = format_of(&shape, session.ui.format)?;
+    let is_document = session.ui.format == OutputFormat::Json && shape.is_plain() && !timed;
+    let format = if timed { Format::Ndjson } else { format_of(&shape, session.ui.format)? };
     let target = Connector::of(session)?;
     let mut arguments = FieldTable::new();
     if let Some(Offset(offset)) = &offset {
@@ -244,6 +285,7 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
         exclusive,
         grace: settings.timeout(),
         patience: settings.timeout().min(ConsumeOptions::default().patience),
+        timed: timed.then(|| Arc::clone(&session.clock)),
         ..ConsumeOptions::default()
     };
     if dry_run {
@@ -311,6 +353,10 @@ pub(super) fn run(args: ConsumeArgs, session: &mut Session) -> Result<ExitStatus
     if let Some((path, mut file)) = report {
         file.write_all(format!("{:#}\n", document(&view)).as_bytes())
             .map_err(|error| CliError::unwritable(&path, &error))?;
+    }
+    if timed && session.ui.format.is_machine() {
+        // Standard output is free: the messages are in the file.
+        session.ui.report(&view)?;
     }
     session.ui.status(view.words());
     status_of(&consumed, session)

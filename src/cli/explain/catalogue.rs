@@ -384,6 +384,31 @@ const FAILURES: &[Entry] = &[
          `--retry` do that; answers by `--via queue` outlive a lost connection.",
     ),
     entry(
+        "tap/impossible",
+        "this cannot be tapped",
+        "A tap is one more binding. Nothing can be bound to the default exchange; a direct exchange \
+         wants the keys to be named; types that give a message to one binding only would lose it to \
+         the tap.",
+        "Do what the hint says: name a key, use `--mirror`, tap another exchange, or look into a \
+         queue with `nexusctl queue peek`.",
+    ),
+    entry(
+        "play/unfinished",
+        "an earlier play is not done",
+        "Beside the recording stands the journal of a run that was stopped, killed, or had messages \
+         refused. Playing from the start would send again what it has sent.",
+        "`--resume` goes on where it was and repeats no more than its window; `--restart` forgets it \
+         and begins anew.",
+    ),
+    entry(
+        "play/journal",
+        "the journal of a play cannot be used",
+        "It belongs to another recording or to a run with other options, another run holds it, or it \
+         cannot be read or written.",
+        "Give the options of the first run, name another journal with `--journal`, or begin anew with \
+         `--restart`.",
+    ),
+    entry(
         "broker/locked",
         "somebody else holds the lock",
         "Another run is changing the same vhost, or an exclusive queue belongs to another connection.",

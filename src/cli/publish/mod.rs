@@ -170,7 +170,7 @@ pub(super) fn run(args: PublishArgs, session: &mut Session) -> Result<ExitStatus
 }
 
 /// What to do about the first message that came back.
-async fn advise(
+pub(in crate::cli) async fn advise(
     report: &PublishReport,
     broker: &dyn Broker,
     settings: &Settings,
@@ -197,7 +197,10 @@ async fn advise(
 const NO_ROUTE: u16 = 312;
 const NOT_FOUND: u16 = 404;
 
-fn status_of(report: &PublishReport, session: &Session) -> Result<ExitStatus, CliError> {
+pub(in crate::cli) fn status_of(
+    report: &PublishReport,
+    session: &Session,
+) -> Result<ExitStatus, CliError> {
     Ok(match report.verdict() {
         PublishVerdict::Accepted => ExitStatus::Done,
         PublishVerdict::Partly => ExitStatus::Partly,

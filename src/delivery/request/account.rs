@@ -656,7 +656,7 @@ impl Account {
 
     /// Writes out the file of all entries.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.full_report.as_mut().map_or(Ok(()), |file| file.flush())
+        self.full_report.as_mut().map_or(Ok(()), Write::flush)
     }
 
     pub(super) fn fail(&mut self, error: String) {

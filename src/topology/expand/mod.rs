@@ -12,7 +12,7 @@ mod sugar;
 mod variables;
 mod written;
 #[cfg(test)]
-pub(super) mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
