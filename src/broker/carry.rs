@@ -338,11 +338,12 @@ impl Run<'_> {
 
     async fn event(&mut self) -> Result<Event, BrokerError> {
         loop {
-            if let Some(delivery) = self.consumer.ready() {
-                return Ok(Event::Delivery(delivery));
-            }
+            // Outcomes first: what is confirmed and not acked would be in both places after a kill.
             if let Some((ticket, outcome)) = self.publisher.ready_outcome() {
                 return Ok(Event::Outcome(ticket, outcome));
+            }
+            if let Some(delivery) = self.consumer.ready() {
+                return Ok(Event::Delivery(delivery));
             }
             let busy = self.publisher.in_flight() > 0;
             tokio::select! {
