@@ -134,8 +134,10 @@ pub enum Command {
     Publish(Box<super::publish::PublishArgs>),
     /// Take messages out of a queue, each acked only after it is written
     Consume(super::consume::ConsumeArgs),
-    /// List, show and search queues
+    /// List, show, search, move and purge queues
     Queue(super::queue::QueueArgs),
+    /// See what was published, and send it again to the queue that misses it
+    Journal(super::journal::JournalArgs),
     /// Manage contexts: named ways to reach a broker
     Context(super::context::ContextArgs),
     /// Say what a status, an error code or a reply code means and what to do

@@ -20,6 +20,7 @@ pub mod exit;
 pub mod explain;
 pub mod host;
 pub mod init;
+pub mod journal;
 pub mod man;
 pub mod missing;
 pub mod output;
@@ -202,6 +203,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Consume(args) => consume::run(args, session),
         Command::Publish(args) => publish::run(*args, session),
         Command::Queue(args) => queue::run(args, session),
+        Command::Journal(args) => journal::run(args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),
     }

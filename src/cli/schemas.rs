@@ -14,6 +14,7 @@ use super::context::{
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
+use super::journal::{JournalReplayView, JournalView};
 use super::output::{View, schema};
 use super::publish::PublishView;
 use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView, TransferView};
@@ -42,6 +43,8 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<FindingsView>(),
         of::<GraphView>(),
         of::<InitView>(),
+        of::<JournalReplayView>(),
+        of::<JournalView>(),
         of::<MessagesView>(),
         of::<PeekPlanView>(),
         of::<PlanView>(),

@@ -9,14 +9,14 @@ use crate::harness::Machine;
 use crate::support::{self, Node, Vhost, eventually};
 
 /// A machine whose settings lead to one broker.
-struct Place {
-    machine: Machine,
-    label: String,
+pub(crate) struct Place {
+    pub(crate) machine: Machine,
+    pub(crate) label: String,
     vhost: Option<Vhost>,
 }
 
 impl Place {
-    fn json(&self, line: &str) -> Value {
+    pub(crate) fn json(&self, line: &str) -> Value {
         let ran = self.machine.run(&format!("{line} -o json"));
         assert_eq!(ran.status, 0, "{}: {line}\n{}", self.label, ran.shown());
         ran.json()
@@ -41,7 +41,7 @@ const TOPOLOGY: &str = "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  \
     other.target: {type: classic}\n\
     policies:\n  cap: {pattern: ^other, applyTo: queues, definition: {maxLength: 1000}}\n";
 
-fn places(purpose: &str) -> Vec<Place> {
+pub(crate) fn places(purpose: &str) -> Vec<Place> {
     let mut places =
         vec![Place { machine: Machine::new(), label: "embedded".to_owned(), vhost: None }];
     for node in Node::all() {

@@ -253,7 +253,7 @@ pub(super) fn run(args: PeekArgs, session: &mut Session) -> Result<ExitStatus, C
 }
 
 /// The messages as they are printed.
-fn written(
+pub(in crate::cli) fn written(
     format: crate::delivery::Format,
     framed: bool,
     deliveries: &[crate::broker::Delivery],

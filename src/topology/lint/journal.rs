@@ -28,18 +28,21 @@ impl Lint<'_> {
             }
         }
         let straight = "what is published straight to a queue, by the default exchange";
-        let blind = match by_key.is_empty() {
-            true => straight.to_owned(),
-            false => format!(
-                "{straight}, and of the direct exchanges {} what goes by a key that nothing here binds",
-                quoted(by_key)
-            ),
+        let (make, blind): (fn(_, _) -> _, _) = match by_key.is_empty() {
+            true => (Diagnostic::note, straight.to_owned()),
+            false => {
+                let also = format!(
+                    "{straight}, and of the direct exchanges {} what goes by a key that nothing here binds",
+                    quoted(by_key)
+                );
+                (Diagnostic::warning, also)
+            }
         };
         self.push(at(
             &journal.origin,
             None,
-            Diagnostic::note(JOURNAL_BLIND, format!("the journal does not see {blind}"))
-                .hint("publish to a topic exchange what has to be sent again"),
+            make(JOURNAL_BLIND, format!("the journal does not see {blind}"))
+                .hint("publish to a topic exchange what may have to be sent again"),
         ));
         if !whole.is_empty() {
             self.push(at(

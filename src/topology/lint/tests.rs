@@ -57,6 +57,7 @@ fn every_rule_finds_what_it_is_for() {
     let journal = "journal: true\nexchanges: {e: {type: topic}}\n";
     let table: Vec<(Code, Severity, Version, String)> = vec![
         (JOURNAL_BLIND, Note, V4_0, journal.to_owned()),
+        (JOURNAL_BLIND, Warning, V4_0, "journal: true\nexchanges: {e: {type: direct}}\nqueues: {q: {bind: [{from: e, key: k}]}}\n".to_owned()),
         (JOURNAL_TAKES_UNROUTED, Note, V4_0, journal.to_owned()),
         (ARGUMENT_OF_OTHER_TYPE, Error, V4_0, quorum("maxPriority: 5")),
         (ARGUMENT_TYPE, Error, V4_0, q("arguments: {x-max-length: \"5\"}")),
