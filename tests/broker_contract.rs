@@ -746,10 +746,13 @@ contract! {
         let error = broker.change(&Change::PurgeQueue(queue("s"))).await.unwrap_err();
         assert_eq!(error.reply.as_ref().map(|reply| reply.code), Some(540), "{error}");
         assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
-        declare(&*broker, classic("q")).await;
-        let arguments = FieldTable::new().with("x-stream-offset", "first");
-        let options = ConsumerOptions { arguments, ..ConsumerOptions::default() };
-        assert!(broker.consumer(&queue("q"), options).await.is_err(), "an offset in a classic queue");
+        for other in [classic("c"), quorum("q")] {
+            declare(&*broker, other.clone()).await;
+            let arguments = FieldTable::new().with("x-stream-offset", "first");
+            let options = ConsumerOptions { arguments, ..ConsumerOptions::default() };
+            let taken = broker.consumer(&other.name, options).await;
+            assert!(taken.is_err(), "{}: no stream has no offsets", other.name);
+        }
         let mut from = reader(&*broker, "s", "first", 5).await;
         assert_eq!(body(&next(&mut from).await), "kept");
     }

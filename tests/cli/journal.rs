@@ -75,6 +75,8 @@ fn what_a_queue_misses_is_found_in_the_journal_and_sent_to_it_alone() {
             ["\"w1\" 706 1..707 [\"7\"]", "\"w2\" 3 1..3 []", "\"w3\" 1 4..4 []"],
             "{label}"
         );
+        let looked = machine.run("journal list --read-only");
+        assert_eq!(looked.status, 0, "{label}: {}", looked.shown());
         let late = place.json("journal list --since 709");
         assert_eq!(late["messages"], 2, "{label}: {late}");
 
