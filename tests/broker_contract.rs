@@ -121,6 +121,22 @@ async fn consumer(broker: &dyn Broker, name: &str, prefetch: u16) -> Box<dyn Con
     broker.consumer(&queue(name), options).await.unwrap()
 }
 
+fn stream(name: &str) -> QueueDefinition {
+    QueueDefinition::durable(queue(name), QueueType::Stream)
+}
+
+/// A consumer of a stream.
+async fn reader(
+    broker: &dyn Broker,
+    name: &str,
+    from: impl Into<FieldValue>,
+    prefetch: u16,
+) -> Box<dyn Consumer> {
+    let arguments = FieldTable::new().with("x-stream-offset", from);
+    let options = ConsumerOptions { prefetch, arguments, ..ConsumerOptions::default() };
+    broker.consumer(&queue(name), options).await.unwrap()
+}
+
 async fn next(consumer: &mut Box<dyn Consumer>) -> Delivery {
     tokio::time::timeout(SOON, consumer.next()).await.expect("a delivery in time").unwrap()
 }
@@ -670,6 +686,122 @@ contract! {
         assert!(!matches!((&again, &flushed), (Ok(Settled::Sent), Ok(()))), "{again:?} {flushed:?}");
         drop(from);
         settles_at(&*broker, "q", 1).await;
+    }
+
+    async fn a_stream_is_read_from_anywhere_and_keeps_what_it_has(broker, kind) {
+        declare(&*broker, stream("s")).await;
+        let all: Vec<String> = (0..300).map(|n| n.to_string()).collect();
+        fill(&*broker, "s", &all.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        for (from, first) in [
+            (FieldValue::from("first"), 0),
+            (FieldValue::Int64(0), 0),
+            (FieldValue::Int64(117), 117),
+            (FieldValue::Timestamp(1_700_000_000), 0),
+            (FieldValue::from("1h"), 0),
+        ] {
+            let mut from = reader(&*broker, "s", from, 20).await;
+            // More than the prefetch: acks fetch what comes next, and take nothing away.
+            for expected in first..300 {
+                let delivery = next(&mut from).await;
+                assert_eq!(body(&delivery), expected.to_string());
+                assert!(!delivery.redelivered);
+                let offset = delivery.message.properties.header("x-stream-offset");
+                assert_eq!(offset.and_then(FieldValue::as_i64), Some(expected));
+                from.settle(delivery.tag, Settlement::Ack).await.unwrap();
+            }
+            assert_quiet(&mut from).await;
+            from.close().await.unwrap();
+        }
+        let mut last = reader(&*broker, "s", "last", 400).await;
+        let mut seen = body(&next(&mut last).await);
+        while seen != "299" {
+            seen = body(&next(&mut last).await);
+        }
+        let mut later = reader(&*broker, "s", "next", 1).await;
+        assert_quiet(&mut later).await;
+        fill(&*broker, "s", &["300", "301"]).await;
+        let delivery = next(&mut later).await;
+        assert_eq!(body(&delivery), "300");
+        if kind != Kind::RabbitMq310 {
+            // Only one may be unsettled; 3.10 hands out what it has read of a chunk.
+            assert_quiet(&mut later).await;
+        }
+        later.settle(delivery.tag, Settlement::AckUpTo).await.unwrap();
+        assert_eq!(body(&next(&mut later).await), "301");
+    }
+
+    async fn what_a_stream_does_not_know_is_refused(broker, _kind) {
+        for wrong in [
+            with(stream("s"), "x-message-ttl", 1000),
+            with(stream("s"), "x-dead-letter-exchange", "dead"),
+            with(stream("s"), "x-max-length", 5),
+            QueueDefinition { durable: false, ..stream("s") },
+        ] {
+            let error = broker.change(&Change::DeclareQueue(wrong.clone())).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Invalid, "{wrong:?}: {error}");
+        }
+        declare(&*broker, with(with(stream("s"), "x-max-age", "7D"), "x-max-length-bytes", 1 << 30))
+            .await;
+        fill(&*broker, "s", &["kept"]).await;
+        let error = broker.change(&Change::PurgeQueue(queue("s"))).await.unwrap_err();
+        assert_eq!(error.reply.as_ref().map(|reply| reply.code), Some(540), "{error}");
+        assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+        for other in [classic("c"), quorum("q")] {
+            declare(&*broker, other.clone()).await;
+            let arguments = FieldTable::new().with("x-stream-offset", "first");
+            let options = ConsumerOptions { arguments, ..ConsumerOptions::default() };
+            let taken = broker.consumer(&other.name, options).await;
+            assert!(taken.is_err(), "{}: no stream has no offsets", other.name);
+        }
+        let mut from = reader(&*broker, "s", "first", 5).await;
+        assert_eq!(body(&next(&mut from).await), "kept");
+    }
+
+    async fn a_stream_takes_its_copy_of_what_others_get_and_dead_letters_by_version(broker, kind) {
+        declare(&*broker, stream("s")).await;
+        declare_exchange(&*broker, "e", ExchangeKind::Topic).await;
+        declare(&*broker, classic("q")).await;
+        declare(&*broker, with(with(classic("dying"), "x-dead-letter-exchange", ""), "x-dead-letter-routing-key", "s")).await;
+        bind(&*broker, "e", "q", "a.*").await;
+        bind(&*broker, "e", "s", "#").await;
+        let outcomes = publish(&*broker, vec![
+            to_exchange("e", "a.b", text("both")),
+            to_exchange("e", "c", text("stream only")),
+        ]).await;
+        assert_eq!(outcomes, [Outcome::Confirmed, Outcome::Confirmed]);
+        settles_at(&*broker, "q", 1).await;
+        fill(&*broker, "dying", &["dead"]).await;
+        let mut from = consumer(&*broker, "dying", 1).await;
+        let delivery = next(&mut from).await;
+        from.settle(delivery.tag, Settlement::Reject).await.unwrap();
+        from.close().await.unwrap();
+        settles_at(&*broker, "dying", 0).await;
+        let mut reads = reader(&*broker, "s", "first", 10).await;
+        assert_eq!(bodies(&mut reads, 2).await, ["both", "stream only"]);
+        if broker.capabilities().stream_takes_dead_letters {
+            assert_eq!(body(&next(&mut reads).await), "dead", "{kind:?}");
+        } else {
+            assert_quiet(&mut reads).await;
+        }
+    }
+
+    async fn a_paused_consumer_keeps_what_it_has_and_gets_no_more(broker, _kind) {
+        for definition in [classic("c"), quorum("q")] {
+            let name = definition.name.as_str().to_owned();
+            declare(&*broker, definition).await;
+            fill(&*broker, &name, &["1", "2", "3", "4"]).await;
+            let mut from = consumer(&*broker, &name, 2).await;
+            let first = next(&mut from).await;
+            from.pause().await.unwrap();
+            assert_eq!(body(&next(&mut from).await), "2");
+            from.settle(first.tag, Settlement::AckUpTo).await.unwrap();
+            from.flush().await.unwrap();
+            assert_eq!(from.ready(), None, "{name}");
+            from.close().await.unwrap();
+            settles_at(&*broker, &name, 3).await;
+            let mut rest = consumer(&*broker, &name, 5).await;
+            assert_eq!(bodies(&mut rest, 3).await, ["2", "3", "4"]);
+        }
     }
 
     async fn a_consumer_waits_for_what_comes_later(broker, _kind) {

@@ -25,6 +25,7 @@ use nexus::broker::{
     BindingDefinition, Broker, Change, ConsumerOptions, Destination, LockHolder, QueueDefinition,
     QueueDepth, QueueType, Settlement,
 };
+use nexus::delivery::transfer;
 use nexus::message::{
     FieldTable, FieldValue, Message, Properties, Record, parse_record, write_record,
 };
@@ -1221,6 +1222,206 @@ fn a_queue_is_made_anew_while_the_broker_is_killed_on_3_10() {
 #[test]
 fn a_queue_is_made_anew_while_the_broker_is_killed_on_4_0() {
     migrated_while_the_broker_is_killed("4.0");
+}
+
+// ------------------------------------------------------------- messages moved
+
+/// How a move under kills is done.
+#[derive(Clone, Copy, Debug)]
+struct Moving {
+    from: QueueType,
+    to: QueueType,
+    /// Only the even ones go.
+    filtered: bool,
+}
+
+impl Moving {
+    const MESSAGES: u64 = 6000;
+
+    fn set_up(self, place: &Place) {
+        for (name, kind) in [("a", self.from), ("b", self.to)] {
+            let mut definition = QueueDefinition::durable(queue(name), kind);
+            if kind == QueueType::Quorum {
+                definition.arguments.insert("x-delivery-limit", 1000i64);
+            }
+            let declare = Change::DeclareQueue(definition);
+            place.ask(async |broker| broker.change(&declare).await.unwrap());
+        }
+        place.put("a", &numbers(0..Moving::MESSAGES));
+    }
+
+    fn command(self, place: &Place) -> Command {
+        let filter = ["--filter", "body % 2 == 0"];
+        let filter = if self.filtered { &filter[..] } else { &[] };
+        let args = ["queue", "move", "a", "b", "--timeout", "20s", "-o", "json"];
+        place.command(&[&args[..], filter].concat())
+    }
+
+    fn is_wanted(self, number: u64) -> bool {
+        !self.filtered || number.is_multiple_of(2)
+    }
+
+    /// Waits until nobody holds messages of the source, which a queue that is being recovered may
+    /// not know at the first look.
+    fn settled(place: &Place) {
+        place.ask(async |broker| {
+            let mut looks = 0;
+            while looks < 3 {
+                quiet_depth(broker, "b").await;
+                let depth = depth(broker, "a").await;
+                looks = if depth.consumers == 0 { looks + 1 } else { 0 };
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+
+    /// Waits until the target holds so many, or the run has ended; whether it still runs.
+    fn has_moved(place: &Place, running: &mut Running, number: u64) -> bool {
+        place.ask(async |broker| {
+            while !running.has_ended() && depth(broker, "b").await.ready < number {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        !running.has_ended()
+    }
+
+    /// Runs to the end, empties both queues, and counts. Returns how many are there twice.
+    fn check(self, place: &Place, what: &str) -> u64 {
+        let view = loop {
+            Moving::settled(place);
+            let ran = Ran::from(self.command(place).output().unwrap()).is(0);
+            let view: serde_json::Value = serde_json::from_str(&ran.out()).unwrap();
+            // A broker that was started again may count wrongly at first.
+            if view["transferred"] == 0 {
+                break view;
+            }
+        };
+        let there = as_numbers(&place.drain("b"));
+        let mut seen = BTreeSet::new();
+        let firsts: Vec<u64> = there.iter().copied().filter(|n| seen.insert(*n)).collect();
+        let all = 0..Moving::MESSAGES;
+        let wanted: Vec<u64> = all.clone().filter(|n| self.is_wanted(*n)).collect();
+        let lost: Vec<&u64> = wanted.iter().filter(|n| !seen.contains(n)).collect();
+        let gap = lost.first().zip(lost.last());
+        assert!(lost.is_empty(), "{what}: {} lost, {gap:?}\n{view}", lost.len());
+        let turn = firsts.windows(2).find(|two| two[0] > two[1]);
+        assert!(firsts == wanted, "{what}: out of order at {turn:?}\n{view}");
+        let rest: Vec<u64> = all.filter(|n| !self.is_wanted(*n)).collect();
+        let left = as_numbers(&place.drain("a"));
+        let turn = left.windows(2).find(|two| two[0] > two[1]);
+        assert!(left == rest, "{what}: {} are left, {turn:?}\n{view}", left.len());
+        there.len() as u64 - firsts.len() as u64
+    }
+
+    /// Kills the tool again and again at random numbers of moved messages.
+    fn under_kills(self, place: &Place) {
+        self.set_up(place);
+        let seed = u64::from(std::process::id());
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let what = format!("{self:?} on {}, seed {seed}", place.url);
+        let going = if self.filtered { Moving::MESSAGES / 2 } else { Moving::MESSAGES };
+        let (mut hits, mut since, mut twice) = (0, 0, 0);
+        while hits < kills() {
+            let there = place.waiting("b");
+            let at = there + dice.u64(1..(going / 4));
+            let mut running = Running::start(&mut self.command(place));
+            if at < going && Moving::has_moved(place, &mut running, at) {
+                running.child().kill().unwrap();
+                running.end();
+                hits += 1;
+                since += 1;
+                // What it held comes back when the broker notices.
+                Moving::settled(place);
+                continue;
+            }
+            running.ends_within(Duration::from_secs(60)).is(0);
+            let repeated = self.check(place, &what);
+            assert!(repeated <= since * u64::from(transfer::WINDOW), "{what}: {repeated}");
+            twice += repeated;
+            since = 0;
+            place.put("a", &numbers(0..Moving::MESSAGES));
+        }
+        let repeated = self.check(place, &what);
+        assert!(repeated <= since * u64::from(transfer::WINDOW), "{what}: {repeated}");
+        println!("{what}: {hits} kills, {} came twice", twice + repeated);
+    }
+
+    /// Kills the broker under it, and goes on when it is back.
+    fn while_the_broker_is_killed(self, version: &str) {
+        let Some(mut own) = OwnNode::start(version) else { return };
+        let place = Place::on(&own.node, "moving");
+        self.set_up(&place);
+        let seed = u64::from(std::process::id());
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let what = format!("{self:?} on {version}, seed {seed}");
+        // A quorum queue that is new is not on the disk yet.
+        std::thread::sleep(Duration::from_secs(3));
+        let mut hits = 0;
+        while hits < kills() {
+            let at = place.waiting("b") + dice.u64(1..Moving::MESSAGES / kills().max(3));
+            let mut running = Running::start(&mut self.command(&place));
+            if !Moving::has_moved(&place, &mut running, at) {
+                break;
+            }
+            signal(own.node.pid, "-KILL");
+            let ran = running.ends_within(Duration::from_secs(60));
+            assert!(matches!(ran.status, Some(3 | 6 | 69)), "{what}: {ran:?}");
+            if ran.status == Some(3) {
+                let view: serde_json::Value = serde_json::from_str(&ran.out()).unwrap();
+                let there = view["transferred"].as_u64().unwrap();
+                assert!(there > 0 && view["stopped"].is_string(), "{what}: {view}");
+            }
+            own.restart();
+            Moving::settled(&place);
+            hits += 1;
+        }
+        let repeated = self.check(&place, &what);
+        println!("{what}: {hits} kills of the broker, {repeated} came twice");
+        assert!(repeated <= hits * u64::from(transfer::WINDOW), "{what}: {repeated}");
+    }
+}
+
+mod moved_under_kills {
+    use super::{Moving, Place, QueueType};
+
+    fn on(kind: &str) {
+        for (from, to) in
+            [(QueueType::Classic, QueueType::Quorum), (QueueType::Quorum, QueueType::Classic)]
+        {
+            for filtered in [false, true] {
+                if let Some(place) = Place::open(kind, "moved") {
+                    Moving { from, to, filtered }.under_kills(&place);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn embedded() {
+        on("embedded");
+    }
+
+    #[test]
+    fn rabbitmq_3_10() {
+        on("rabbitmq_3_10");
+    }
+
+    #[test]
+    fn rabbitmq_4_0() {
+        on("rabbitmq_4_0");
+    }
+}
+
+#[test]
+fn a_move_between_quorum_queues_goes_on_after_the_broker_was_killed_on_3_10() {
+    let (from, to) = (QueueType::Quorum, QueueType::Quorum);
+    Moving { from, to, filtered: false }.while_the_broker_is_killed("3.10");
+}
+
+#[test]
+fn a_move_between_quorum_queues_goes_on_after_the_broker_was_killed_on_4_0() {
+    let (from, to) = (QueueType::Quorum, QueueType::Quorum);
+    Moving { from, to, filtered: true }.while_the_broker_is_killed("4.0");
 }
 
 // ----------------------------------------------------------- embedded broker

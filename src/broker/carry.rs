@@ -14,7 +14,9 @@ use async_trait::async_trait;
 use crate::message::{FieldValue, Message};
 
 use super::error::BrokerError;
-use super::port::{Consumer, Delivery, DeliveryTag, Outcome, Publish, Publisher, Settlement, Ticket};
+use super::port::{
+    Consumer, Delivery, DeliveryTag, Outcome, Publish, Publisher, Settlement, Ticket,
+};
 
 /// The login that published a message, when it is not ours: the broker refuses it as `user_id`.
 pub const USER_ID: &str = "x-nexus-user-id";
@@ -172,6 +174,11 @@ impl Line {
         }
     }
 
+    /// Whether one of them is to be left behind.
+    fn stays(&self) -> bool {
+        self.places.iter().any(|place| place.state == State::Held)
+    }
+
     /// Takes what is decided off the head, at most `allowed` of what is settled: the settlements to be
     /// sent, each with how many messages it is for, and how many are held.
     fn advance(
@@ -260,9 +267,9 @@ impl Run<'_> {
         let prefetch = u64::from(self.options.prefetch);
         match self.options.look {
             // Behind a wide prefetch it would leave too much in both places if all is killed.
-            Some(look) if !self.ending && prefetch <= self.options.unflushed => look
-                .saturating_sub(prefetch)
-                .saturating_sub(self.so_far.settled),
+            Some(look) if !self.ending && prefetch <= self.options.unflushed => {
+                look.saturating_sub(prefetch).saturating_sub(self.so_far.settled)
+            }
             _ => u64::MAX,
         }
     }
@@ -338,11 +345,12 @@ impl Run<'_> {
 
     async fn event(&mut self) -> Result<Event, BrokerError> {
         loop {
-            if let Some(delivery) = self.consumer.ready() {
-                return Ok(Event::Delivery(delivery));
-            }
+            // Outcomes first: what is confirmed and not acked would be in both places after a kill.
             if let Some((ticket, outcome)) = self.publisher.ready_outcome() {
                 return Ok(Event::Outcome(ticket, outcome));
+            }
+            if let Some(delivery) = self.consumer.ready() {
+                return Ok(Event::Delivery(delivery));
             }
             let busy = self.publisher.in_flight() > 0;
             tokio::select! {
@@ -412,13 +420,15 @@ impl Run<'_> {
 
     async fn wind_up(&mut self, carrier: &mut dyn Carrier) {
         self.ending = true;
-        let settles = self.options.afterwards != Afterwards::Stays;
-        if settles && !self.line.places.is_empty() && !self.consumer_is_gone {
-            // A consumer that cannot pause fetches a few more, which go back.
-            let _ = self.consumer.pause().await;
-        }
         while let Some((ticket, outcome)) = self.publisher.outcome().await {
             self.decided(ticket, outcome, carrier);
+        }
+        let settles = self.options.afterwards != Afterwards::Stays;
+        // A consumer that cannot pause fetches a few more, which go back. And one that settles singly
+        // must not: closing could not make sure then that all of its acks have been taken.
+        let singly = self.line.left_behind || self.line.stays();
+        if settles && !singly && !self.line.places.is_empty() && !self.consumer_is_gone {
+            let _ = self.consumer.pause().await;
         }
         for settled in [self.settle().await.map(|_| ()), self.flush().await] {
             if let Err(error) = settled {

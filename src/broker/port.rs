@@ -254,7 +254,8 @@ pub trait Consumer: Send + fmt::Debug {
 
     /// Ends the flow and keeps the channel: nothing new is delivered, what was delivered can still be
     /// settled. For who has what it wants, so that settling does not fetch more. A consumer that
-    /// cannot pause goes on, which costs the messages fetched a redelivery.
+    /// cannot pause goes on, which costs the messages fetched a redelivery. Of single acks that are
+    /// sent after it to a quorum queue, some may be lost when it closes; `AckUpTo` never is.
     async fn pause(&mut self) -> Result<(), BrokerError> {
         Ok(())
     }

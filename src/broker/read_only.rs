@@ -42,7 +42,10 @@ impl Broker for ReadOnly {
         queue: &QueueName,
         options: ConsumerOptions,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
-        Ok(Box::new(ReadOnlyConsumer(self.0.consumer(queue, options).await?)))
+        // Brokers take an offset for a stream only, and there an ack takes nothing away.
+        let is_stream = options.arguments.get("x-stream-offset").is_some();
+        let consumer = self.0.consumer(queue, options).await?;
+        Ok(Box::new(ReadOnlyConsumer { consumer, is_stream }))
     }
 
     async fn inspect(&self) -> Result<Snapshot, BrokerError> {
@@ -79,19 +82,25 @@ impl Broker for ReadOnly {
 }
 
 #[derive(Debug)]
-struct ReadOnlyConsumer(Box<dyn Consumer>);
+struct ReadOnlyConsumer {
+    consumer: Box<dyn Consumer>,
+    is_stream: bool,
+}
 
 #[async_trait]
 impl Consumer for ReadOnlyConsumer {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        self.0.next().await
+        self.consumer.next().await
     }
 
     fn ready(&mut self) -> Option<Delivery> {
-        self.0.ready()
+        self.consumer.ready()
     }
 
-    async fn settle(&mut self, _: DeliveryTag, how: Settlement) -> Result<Settled, BrokerError> {
+    async fn settle(&mut self, tag: DeliveryTag, how: Settlement) -> Result<Settled, BrokerError> {
+        if self.is_stream && matches!(how, Settlement::Ack | Settlement::AckUpTo) {
+            return self.consumer.settle(tag, how).await;
+        }
         Err(refused(match how {
             Settlement::Ack | Settlement::AckUpTo => "take a message off its queue",
             Settlement::Requeue => "give a message back, which costs it one of its deliveries",
@@ -100,10 +109,10 @@ impl Consumer for ReadOnlyConsumer {
     }
 
     async fn flush(&mut self) -> Result<(), BrokerError> {
-        self.0.flush().await
+        self.consumer.flush().await
     }
 
     async fn close(self: Box<Self>) -> Result<(), BrokerError> {
-        self.0.close().await
+        self.consumer.close().await
     }
 }

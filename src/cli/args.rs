@@ -154,6 +154,10 @@ pub enum Command {
     Limit(super::limit::LimitArgs),
     /// Show which messages of a workflow are missing
     Sequence(super::sequence::SequenceArgs),
+    /// List, show, search, move and purge queues
+    Queue(super::queue::QueueArgs),
+    /// See what was published, and send it again to the queue that misses it
+    Journal(super::journal::JournalArgs),
     /// Manage contexts: named ways to reach a broker
     Context(super::context::ContextArgs),
     /// Say what a status, an error code or a reply code means and what to do

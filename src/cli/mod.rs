@@ -23,6 +23,7 @@ pub mod explain;
 pub mod host;
 pub mod init;
 pub mod limit;
+pub mod journal;
 pub mod man;
 pub mod missing;
 pub mod output;
@@ -228,6 +229,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Record(args) => record::run(*args, session),
         Command::Play(args) => play::run(*args, session),
         Command::Tap(args) => tap::run(*args, session),
+        Command::Journal(args) => journal::run(args, session),
         Command::Topology(args) => topology::run(args, session),
         Command::Version(args) => version::run(args, session),
     }

@@ -16,6 +16,7 @@ use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
 use super::limit::{LimitListView, LimitTakeView, LimitView};
+use super::journal::{JournalReplayView, JournalView};
 use super::output::{View, schema};
 use super::play::PlayView;
 use super::publish::PublishView;
@@ -56,6 +57,8 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<LimitListView>(),
         of::<LimitTakeView>(),
         of::<LimitView>(),
+        of::<JournalReplayView>(),
+        of::<JournalView>(),
         of::<MessagesView>(),
         of::<PeekPlanView>(),
         of::<PlanView>(),

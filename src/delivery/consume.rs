@@ -932,7 +932,7 @@ impl Run<'_> {
         let sink_is_gone = self.report.ended == ConsumeEnd::SinkFailed;
         let broker_is_gone = self.report.ended == ConsumeEnd::Failed;
         let settles_more = !self.is_quiet() || !self.to_settle.is_empty();
-        if settles_more && !broker_is_gone {
+        if settles_more && !broker_is_gone && self.settles_up_to() {
             // A consumer that cannot pause fetches a few more, which go back.
             let _ = self.consumer.pause().await;
         }

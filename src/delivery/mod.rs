@@ -10,6 +10,7 @@ pub mod compose;
 pub mod consume;
 pub mod filter;
 pub mod format;
+pub mod journal;
 pub mod pace;
 pub mod peek;
 pub mod play;

@@ -29,9 +29,9 @@ use serde::{Deserialize, Serialize};
 use crate::base::id::{ExchangeName, PolicyName, QueueName, RoutingKey};
 use crate::broker::carry::{Afterwards, Carried, Carrier, CarryOptions, Load, carry, make_fit};
 use crate::broker::{
-    ApplyTo, BindingDefinition, Broker, BrokerError, Change, ConsumerOptions, Delivery, Destination,
-    ErrorKind, ExchangeDefinition, ExchangeKind, Lock, Outcome, PolicyDefinition, Product, Publish,
-    PublisherOptions, QueueDefinition, QueueType, Snapshot,
+    ApplyTo, BindingDefinition, Broker, BrokerError, Change, ConsumerOptions, Delivery,
+    Destination, ErrorKind, ExchangeDefinition, ExchangeKind, Lock, Outcome, PolicyDefinition,
+    Product, Publish, PublisherOptions, QueueDefinition, QueueType, Snapshot,
 };
 use crate::message::{FieldTable, FieldValue, Message};
 
@@ -616,7 +616,9 @@ impl Run<'_> {
         }
         if let Some(outcome) = refused {
             return Err(self.refused(
-                format!("a copy was not accepted on its way from `{from}` through `{via}`: {outcome:?}"),
+                format!(
+                    "a copy was not accepted on its way from `{from}` through `{via}`: {outcome:?}"
+                ),
                 "nothing is lost; run the same command again and it goes on",
             ));
         }

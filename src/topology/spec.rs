@@ -50,6 +50,9 @@ document_struct! {
         pub policies: Entries<PolicySpec>,
         /// Operator policies by name: limits that nobody in the vhost can loosen.
         pub operator_policies: Entries<PolicySpec>,
+        /// A stream that keeps a copy of what the exchanges take, for `nexusctl journal`: `true`, or
+        /// how much it keeps and of which exchanges.
+        pub journal: Option<Spanned<JournalSpec>>,
         /// What messages carry by their type, unless the publisher says otherwise.
         pub message_types: Entries<MessageTypeSpec>,
     }
@@ -386,6 +389,67 @@ document_enum! {
         Failed,
         /// Those that were given back.
         Returned,
+    }
+}
+
+/// Whether there is a journal, and what it keeps.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JournalSpec {
+    /// `true`: of every exchange of this file. `false`: none.
+    On(bool),
+    /// As these say.
+    Of(JournalParameters),
+}
+
+document_struct! {
+    /// What a journal keeps.
+    #[derive(Default)]
+    pub struct JournalParameters {
+        /// How long it keeps messages, `7d` when absent.
+        pub max_age: Option<Spanned<String>>,
+        /// How many bytes it keeps, `1GiB` when absent.
+        pub max_bytes: Option<Spanned<ByteSize>>,
+        /// The exchanges it copies; when absent, all of this file but those of dead letters and
+        /// retries, and those that nothing can be published to.
+        pub exchanges: Vec<Spanned<ExchangeName>>,
+    }
+}
+
+impl Decode for JournalSpec {
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        match &node.value {
+            Value::Bool(on) => Some(JournalSpec::On(*on)),
+            Value::Mapping(_) => JournalParameters::decode(node, findings).map(JournalSpec::Of),
+            _ => {
+                findings.push(wrong_type(node, "`true` or a mapping"));
+                None
+            }
+        }
+    }
+}
+
+impl Serialize for JournalSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            JournalSpec::On(on) => on.serialize(serializer),
+            JournalSpec::Of(parameters) => parameters.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for JournalSpec {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Journal".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [{ "type": "boolean" }, generator.subschema_for::<JournalParameters>()],
+        })
     }
 }
 

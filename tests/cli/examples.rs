@@ -36,6 +36,14 @@ fn prepared() -> Machine {
     machine.write("nexus.yaml", &format!("{project}{more}"));
     machine.run("topology apply").ok();
     machine.run("publish nexus.agents worker hello --count 12").ok();
+    machine.write(
+        "journal.yaml",
+        "apiVersion: nexus/v1\nkind: Topology\nmetadata: {owner: billing}\njournal: true\n\
+         exchanges: {orders: {type: topic}}\nqueues: {billing: {bind: [{from: orders, key: '#'}]}}\n",
+    );
+    machine.run("topology apply journal.yaml").ok();
+    let order = "publish orders order.new '{}' --type order --sender shop --workflow checkout-7";
+    machine.run(&format!("{order} --sequence 1 --count 3")).ok();
     machine.run("context add local --broker embedded:").ok();
     machine.run("context add staging --broker embedded:").ok();
     machine.run("context add scratch --broker embedded:").ok();

@@ -13,6 +13,7 @@ mod examples;
 mod explain;
 mod generated;
 mod harness;
+mod journal;
 mod messages;
 mod play;
 mod process;

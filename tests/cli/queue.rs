@@ -1,19 +1,22 @@
 //! `queue …` on the embedded broker and on both RabbitMQ versions.
 
+use std::time::Duration;
+
+use nexus::broker::ConsumerOptions;
 use serde_json::Value;
 
 use crate::harness::Machine;
-use crate::support::{Node, Vhost, eventually};
+use crate::support::{self, Node, Vhost, eventually};
 
 /// A machine whose settings lead to one broker.
-struct Place {
-    machine: Machine,
-    label: String,
+pub(crate) struct Place {
+    pub(crate) machine: Machine,
+    pub(crate) label: String,
     vhost: Option<Vhost>,
 }
 
 impl Place {
-    fn json(&self, line: &str) -> Value {
+    pub(crate) fn json(&self, line: &str) -> Value {
         let ran = self.machine.run(&format!("{line} -o json"));
         assert_eq!(ran.status, 0, "{}: {line}\n{}", self.label, ran.shown());
         ran.json()
@@ -38,7 +41,7 @@ const TOPOLOGY: &str = "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  \
     other.target: {type: classic}\n\
     policies:\n  cap: {pattern: ^other, applyTo: queues, definition: {maxLength: 1000}}\n";
 
-fn places(purpose: &str) -> Vec<Place> {
+pub(crate) fn places(purpose: &str) -> Vec<Place> {
     let mut places =
         vec![Place { machine: Machine::new(), label: "embedded".to_owned(), vhost: None }];
     for node in Node::all() {
@@ -220,9 +223,8 @@ fn a_look_that_would_see_nothing_or_do_harm_is_refused_by_name() {
         let document = place.json("queue peek work.classic");
         assert_eq!(document["kind"], "Messages");
         assert_eq!(document["messages"].as_array().unwrap().len(), 2, "{label}");
-        let Some(vhost) = &place.vhost else { continue };
-        let stream = r#"{"durable":true,"arguments":{"x-queue-type":"stream"}}"#;
-        vhost.api("PUT", "queues", "history", Some(stream)).ok();
+        place.machine.write("stream.yaml", STREAM);
+        assert_eq!(place.machine.run("topology apply stream.yaml --yes").status, 0, "{label}");
         place.send("history", 0..20);
         for (from, first) in [("", 0), ("--from first", 0), ("--from 15", 15), ("--from 1h", 0)] {
             let line = format!("queue peek history --count 3 --raw -q {from}");
@@ -265,6 +267,8 @@ fn a_purge_wants_the_name_counts_exactly_and_keeps_what_it_takes() {
     }
 }
 
+const STREAM: &str = "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  history: {type: stream}\n";
+
 /// What `queue move` and `queue copy` are tried on, beside the usual.
 const TARGETS: &str = "apiVersion: nexus/v1\nkind: Topology\n\
     exchanges:\n  back: {type: direct}\n  on: {type: topic}\n\
@@ -302,14 +306,14 @@ fn a_move_takes_what_is_asked_for_in_order_and_leaves_the_rest_as_it_was() {
             assert_eq!(filtered["notWanted"], 350, "{label}: {filtered}");
             let odd: Vec<u32> = (300..1000).filter(|n| n % 2 == 1).collect();
             assert_eq!(place.peeked(from, 500), odd, "{label}: {from}: the rest keeps its order");
-            let few = place.json(&format!("queue move {from} {to} --filter 'body > 500' --count 2"));
+            let few =
+                place.json(&format!("queue move {from} {to} --filter 'body > 500' --count 2"));
             assert_eq!(few["transferred"], 2, "{label}: {few}");
             let all = place.json(&format!("queue move {from} {to}"));
             assert_eq!(all["transferred"], 348, "{label}: {all}");
             let even = (300..1000).filter(|n| n % 2 == 0);
             let rest = odd.iter().copied().filter(|n| ![501, 503].contains(n));
-            let expected: Vec<u32> =
-                (0..300).chain(even).chain([501, 503]).chain(rest).collect();
+            let expected: Vec<u32> = (0..300).chain(even).chain([501, 503]).chain(rest).collect();
             assert_eq!(place.drained(to), expected, "{label}: {from}");
             assert_eq!(place.drained(from), Vec::<u32>::new(), "{label}");
             let none = place.json(&format!("queue move {from} {to}"));
@@ -341,7 +345,8 @@ fn a_copy_leaves_its_source_in_order_and_costs_what_a_look_costs() {
                 let plan = place.machine.run(&format!("{line} --dry-run"));
                 assert_eq!(plan.status, 2, "{label}: {}", plan.shown());
                 // What goes for good needs no lives.
-                let all = place.json("queue move work.quorum to.elsewhere --min-lives 18 --count 1");
+                let all =
+                    place.json("queue move work.quorum to.elsewhere --min-lives 18 --count 1");
                 assert_eq!(all["transferred"], 1, "{label}: {all}");
                 assert_eq!(place.drained(from), (1..400).collect::<Vec<_>>(), "{label}");
             } else {
@@ -380,7 +385,8 @@ fn what_a_target_does_not_take_stays_and_is_counted_by_its_reason() {
         let (status, view) = run("queue move work.round --exchange on --key any --count 2 --mark");
         assert_eq!((status, &view["transferred"]), (0, &2.into()), "{label}: {view}");
         let marked = place.json("queue peek to.elsewhere --count 1");
-        let header = marked["messages"][0]["properties"]["headers"]["x-nexus-moved-from"].to_string();
+        let header =
+            marked["messages"][0]["properties"]["headers"]["x-nexus-moved-from"].to_string();
         assert!(header.contains("work.round"), "{label}: {marked}");
         assert_eq!(place.drained("work.round"), [2, 3, 4], "{label}");
 
@@ -444,9 +450,8 @@ fn a_message_goes_to_one_place_with_its_properties_whoever_published_it() {
 fn streams_are_copied_from_anywhere_and_taken_to_and_never_moved_from() {
     for place in places_with_targets("streams") {
         let label = &place.label;
-        let Some(vhost) = &place.vhost else { continue };
-        let stream = r#"{"durable":true,"arguments":{"x-queue-type":"stream"}}"#;
-        vhost.api("PUT", "queues", "history", Some(stream)).ok();
+        place.machine.write("stream.yaml", STREAM);
+        assert_eq!(place.machine.run("topology apply stream.yaml --yes").status, 0, "{label}");
         place.send("work.classic", 0..1500);
         let into = place.json("queue copy work.classic history");
         assert_eq!(into["transferred"], 1500, "{label}: {into}");
@@ -460,5 +465,92 @@ fn streams_are_copied_from_anywhere_and_taken_to_and_never_moved_from() {
         let refused = place.machine.run("queue move history to.quorum");
         assert_eq!(refused.status, 1, "{label}: {}", refused.shown());
         assert!(refused.stderr.contains("queue copy"), "{label}: {}", refused.shown());
+        // A stream is read, and only on purpose; nothing takes from it.
+        for line in ["consume history", "consume history --until-empty --filter 'body == 1'"] {
+            let ran = place.machine.run(line);
+            assert_eq!(ran.status, 64, "{label}: {}", ran.shown());
+            assert!(ran.stderr.contains("--offset first"), "{label}: {}", ran.shown());
+        }
+        let purge = place.machine.run("queue purge history --confirm history");
+        assert_eq!(purge.status, 1, "{label}: {}", purge.shown());
+        let line = "consume history --offset 1490 --count 5 --filter 'body % 2 == 0' --raw -q";
+        let read = place.machine.run(line).ok();
+        assert_eq!(read, "1490\n1492\n1494\n1496\n1498\n", "{label}");
+        let again = place.machine.run("consume history --offset first --count 2 --raw -q").ok();
+        assert_eq!(again, "0\n1\n", "{label}");
+    }
+}
+
+/// A consumer beside, for as long as `work` runs.
+fn beside<T>(place: &Place, queue: &str, exclusive: bool, work: impl FnOnce() -> T) -> T {
+    let (url, management) = match &place.vhost {
+        Some(vhost) => (vhost.amqp_url(), Some(vhost.management_url())),
+        None => {
+            let state = place.machine.root().join("home/.local/state/nexusctl/state.db");
+            (format!("embedded:{}", state.display()), None)
+        }
+    };
+    let queue = queue.parse().unwrap();
+    support::fixture::ask(&url, management.as_deref(), async |broker| {
+        let options = ConsumerOptions { prefetch: 1, exclusive, ..Default::default() };
+        let consumer = broker.consumer(&queue, options).await.unwrap();
+        // The management API knows of it a little later.
+        let details = async || broker.queue_details(&queue).await.unwrap().unwrap();
+        let known = async || {
+            let details = details().await;
+            let subscribers = details.subscribers.clone().unwrap_or_default();
+            details.state.consumers == Some(1)
+                && (!exclusive || place.is_embedded() || subscribers.iter().any(|s| s.exclusive))
+        };
+        while !known().await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let result = tokio::task::block_in_place(work);
+        consumer.close().await.unwrap();
+        result
+    })
+}
+
+#[test]
+fn a_queue_that_another_has_to_itself_is_not_looked_at_nor_moved_from() {
+    const ALONE: &str = "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  \
+        one.quorum: {type: quorum, singleActiveConsumer: true}\n  \
+        one.classic: {type: classic, singleActiveConsumer: true}\n";
+    for place in places_with_targets("alone") {
+        let label = &place.label;
+        let machine = &place.machine;
+        machine.write("alone.yaml", ALONE);
+        assert_eq!(machine.run("topology apply alone.yaml --yes").status, 0, "{label}");
+        for (queue, exclusive) in
+            [("work.classic", true), ("one.classic", false), ("one.quorum", false)]
+        {
+            // Nobody there: looked at in order, and again.
+            place.send(queue, 0..20);
+            assert_eq!(place.peeked(queue, 5), [0, 1, 2, 3, 4], "{label}: {queue}");
+            assert_eq!(place.peeked(queue, 20), (0..20).collect::<Vec<_>>(), "{label}: {queue}");
+            beside(&place, queue, exclusive, || {
+                for line in ["peek", "move", "copy"] {
+                    let to = if line == "peek" { "" } else { "to.classic" };
+                    let ran = machine.run(&format!("queue {line} {queue} {to}"));
+                    assert!(
+                        matches!(ran.status, 75 | 77),
+                        "{label}: {queue} {line} {}",
+                        ran.shown()
+                    );
+                    // Who cannot see that it is exclusive is told so by the broker.
+                    assert!(ran.status == 75 || place.is_embedded(), "{label}: {}", ran.shown());
+                }
+            });
+            eventually("the messages are back", || {
+                let ran = machine.run(&format!("queue peek {queue} --count 20 --raw -q"));
+                (ran.stdout.lines().count() == 20).then_some(())
+            });
+            let moved = place.json(&format!("queue move {queue} to.classic"));
+            assert_eq!(moved["transferred"], 20, "{label}: {queue}: {moved}");
+            // What the other held may have come back behind those that were looked at.
+            let mut all = place.drained("to.classic");
+            all.sort_unstable();
+            assert_eq!(all, (0..20).collect::<Vec<_>>(), "{label}: {queue}");
+        }
     }
 }

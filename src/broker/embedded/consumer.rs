@@ -15,7 +15,10 @@ use crate::message::{FieldValue, Message};
 use crate::storage::{Durability, StorageError};
 
 use super::codec::Envelope;
-use super::engine::{BUFFERED_MAX, Engine, NewConsumer, Parcel, Request, show_count, storage_error};
+use super::engine::{
+    BUFFERED_MAX, Beginning, Engine, NewConsumer, Parcel, Request, bad_offset, show_place,
+    storage_error,
+};
 use super::shared::Shared;
 use super::store::Store;
 
@@ -30,6 +33,8 @@ pub(super) struct EmbeddedConsumer {
     parcels: UnboundedReceiver<Result<Parcel, BrokerError>>,
     /// Taken by the caller and not settled.
     unsettled: BTreeSet<u64>,
+    /// Whether the queue is a stream, and the imitated version takes nothing but acks for it.
+    refuses_return: bool,
     /// Why the broker has ended it.
     ended: Option<BrokerError>,
     closed: bool,
@@ -45,18 +50,29 @@ impl EmbeddedConsumer {
         let (sender, parcels) = unbounded_channel();
         let buffered = Arc::new(AtomicUsize::new(0));
         let name = queue.clone();
-        let consumer = NewConsumer {
+        let mut consumer = NewConsumer {
             prefetch: usize::from(options.prefetch.max(1)),
             exclusive: options.exclusive,
             priority: options.arguments.get("x-priority").and_then(FieldValue::as_i64).unwrap_or(0),
+            beginning: None,
             buffered: Arc::clone(&buffered),
             sender,
         };
+        let offset = options.arguments.get("x-stream-offset").cloned();
         let words = attempted.clone();
-        let (id, queue_id) = shared
+        let (id, queue_id, refuses_return) = shared
             .call(&attempted, Durability::Process, move |engine, store| {
                 engine.reap(store)?;
                 let info = engine.queue_for(store, &words, name.as_str())?;
+                if info.is_stream() {
+                    let beginning = Beginning::parse(offset.as_ref(), engine.now);
+                    consumer.beginning = Some(beginning.ok_or_else(|| bad_offset(&words))?);
+                } else if offset.is_some() {
+                    let cause = "`x-stream-offset` is for streams";
+                    return Err(
+                        BrokerError::new(ErrorKind::PreconditionFailed, words, cause).into()
+                    );
+                }
                 let (others, exclusive, _) = store.consumers(info.id)?;
                 let single = info.effective.single_active_consumer();
                 if info.queue_type == QueueType::Classic
@@ -68,8 +84,9 @@ impl EmbeddedConsumer {
                         .reply(403, format!("ACCESS_REFUSED - {text}"))
                         .into());
                 }
+                let refuses_return = info.is_stream() && engine.version.major < 4;
                 let id = engine.attach(store, &info, consumer)?;
-                Ok((id, info.id))
+                Ok((id, info.id, refuses_return))
             })
             .await?;
         Ok(EmbeddedConsumer {
@@ -80,6 +97,7 @@ impl EmbeddedConsumer {
             buffered,
             parcels,
             unsettled: BTreeSet::new(),
+            refuses_return,
             ended: None,
             closed: false,
         })
@@ -117,7 +135,7 @@ impl EmbeddedConsumer {
             storage_error(&self.attempted(), &StorageError::Damaged { path, cause })
         };
         let mut envelope = Envelope::decode(&parcel.envelope).map_err(|_| damaged("envelope"))?;
-        show_count(&mut envelope, parcel.count);
+        show_place(&mut envelope, parcel.count, parcel.offset);
         let delivery = Delivery {
             tag: DeliveryTag { generation: 0, tag: parcel.tag },
             exchange: ExchangeName::new(envelope.exchange).map_err(|_| damaged("exchange"))?,
@@ -179,6 +197,17 @@ impl Consumer for EmbeddedConsumer {
                 text.clone(),
             )
             .reply(406, format!("PRECONDITION_FAILED - {text}")));
+        }
+        if self.refuses_return && matches!(how, Settlement::Requeue | Settlement::Reject) {
+            let attempted = format!("give a delivery back to stream `{}`", self.queue);
+            let error = BrokerError::new(
+                ErrorKind::Unsupported,
+                attempted,
+                "a stream keeps its messages, so none can be given back",
+            )
+            .reply(540, "NOT_IMPLEMENTED - basic.nack not supported by stream queues");
+            self.ended = Some(error.clone());
+            return Err(error);
         }
         if how == Settlement::AckUpTo {
             self.unsettled = self.unsettled.split_off(&(tag.tag + 1));

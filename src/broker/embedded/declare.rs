@@ -15,7 +15,7 @@ use crate::broker::routing::{check_headers_binding, type_name};
 use crate::message::FieldValue;
 
 use super::codec::{encode_table, is_storable};
-use super::engine::{Engine, Fault, QueueInfo, exchange_of, queue_of};
+use super::engine::{Engine, Fault, QueueInfo, exchange_of, not_for_streams, queue_of};
 use super::store::{BindingRow, ExchangeRow, PolicyRow, QueueRow, Store};
 
 /// A refusal in RabbitMQ's words.
@@ -121,6 +121,10 @@ impl Engine {
             }
             Change::PurgeQueue(name) => {
                 let info = self.queue_for(store, &attempted, name.as_str())?;
+                if info.is_stream() {
+                    let vhost = self.vhost.as_str();
+                    return Err(not_for_streams(&attempted, name.as_str(), vhost));
+                }
                 return Ok(Changed::WithMessages(self.purge(store, &info)?));
             }
             Change::Bind(binding) => self.bind(store, &attempted, binding)?,
@@ -155,9 +159,6 @@ impl Engine {
                         "a vhost has no default queue type before 3.11",
                         "say `x-queue-type` per queue",
                     ));
-                }
-                if *kind == QueueType::Stream {
-                    return Err(no_streams(&attempted));
                 }
                 store.set_default_queue_type(self.vhost_id, kind.as_str())?;
                 self.default_queue_type = Some(*kind);
@@ -231,9 +232,6 @@ impl Engine {
         if name.starts_with("amq.") {
             let text = format!("queue name '{name}' contains reserved prefix 'amq.*'");
             return Err(refused_access(attempted, &text));
-        }
-        if queue_type == QueueType::Stream {
-            return Err(no_streams(attempted));
         }
         self.check_fresh(attempted, &queue, queue_type)?;
         let limits = store.limits(self.vhost_id)?;
@@ -629,14 +627,6 @@ impl Engine {
         store.put_policy(self.vhost_id, &row)?;
         self.policies_changed(store)
     }
-}
-
-fn no_streams(attempted: &str) -> Fault {
-    unsupported(
-        attempted,
-        "the embedded broker has no streams",
-        "use a quorum or classic queue, or RabbitMQ with --broker amqp://…",
-    )
 }
 
 fn binding_row(binding: &BindingDefinition) -> BindingRow {

@@ -11,13 +11,15 @@
 //! - Settlements survive the death of the process at once, and a power cut after
 //!   [`Consumer::flush`](crate::broker::Consumer::flush).
 //!
-//! How it differs from RabbitMQ, beyond what it refuses (streams, plugins' exchange types):
+//! How it differs from RabbitMQ, beyond what it refuses (plugins' exchange types):
 //! - There is no restart of the broker, so transient queues and messages stay; a transient message
 //!   is confirmed before it is on the disk.
 //! - What the time does (TTL, expiry) is seen at the next request, but as if it had happened when it
 //!   was due.
 //! - On equal terms, in equal order: where RabbitMQ decides one way in one run and another way in the
 //!   next (what two queues do at the same moment), it always decides the same way.
+//! - Streams let go of what is too old or too much at once, not by segments; a chunk is one message,
+//!   and a record keeps all its properties.
 //! - Limits of quorum queues are kept exactly as their leader would with one message at a time, and
 //!   consumer priorities count within one process.
 

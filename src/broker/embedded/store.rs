@@ -117,6 +117,9 @@ CREATE TABLE broker_lock(
         // A mark that said `one failure` became a counter; a program that knows only the mark would
         // take that counter for returns and drop messages over their limit.
         "UPDATE broker_message SET state = (state & ~8) | (1 << 32) WHERE state & 8;",
+        // Nothing to change: a program from before streams would hand each record out once and delete
+        // it, and take the time of its arrival for its end.
+        "SELECT 1;",
     ],
 };
 
@@ -233,6 +236,13 @@ rows! {
         who: String = "who",
         since: i64 = "since",
     }
+}
+
+/// What retention looks at.
+pub(super) struct RecordOutline {
+    pub(super) id: i64,
+    pub(super) came_at: i64,
+    pub(super) size: i64,
 }
 
 /// Read by position: most of what is read from the file are these.
@@ -697,6 +707,42 @@ impl Store<'_> {
              ORDER BY id LIMIT ?",
             [first, last, count],
             |row| Ok((row.get(0)?, Mark::from_stored(row.get(1)?), row.get(2)?)),
+        )
+    }
+
+    /// Id, time of arrival and size of the records from `first` to `last`, in order, at most `count`.
+    pub(super) fn record_outlines(
+        self,
+        first: i64,
+        last: i64,
+        count: usize,
+    ) -> Result<Vec<RecordOutline>> {
+        self.all(
+            "SELECT id, expires_at, length(body) FROM broker_message WHERE id BETWEEN ? AND ?
+             ORDER BY id LIMIT ?",
+            params![first, last, i64::try_from(count).unwrap_or(i64::MAX)],
+            |row| {
+                Ok(RecordOutline {
+                    id: row.get(0)?,
+                    came_at: row.get::<_, Option<i64>>(1)?.unwrap_or(i64::MAX),
+                    size: row.get(2)?,
+                })
+            },
+        )
+    }
+
+    /// The first of these records that came at `time` or later.
+    pub(super) fn first_record_since(
+        self,
+        first: i64,
+        last: i64,
+        time: i64,
+    ) -> Result<Option<i64>> {
+        self.one(
+            "SELECT id FROM broker_message WHERE id BETWEEN ? AND ? AND expires_at >= ?
+             ORDER BY id LIMIT 1",
+            [first, last, time],
+            |row| row.get(0),
         )
     }
 

@@ -944,9 +944,6 @@ async fn declarations_are_refused_in_the_words_of_rabbitmq() {
     ] {
         assert_eq!(b.refused(Change::DeclareQueue(queue)).await.1, text);
     }
-    let stream = QueueDefinition::durable(q("s"), QueueType::Stream);
-    let error = b.broker.change(&Change::DeclareQueue(stream)).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Unsupported);
     assert_eq!(b.broker.inspect().await.unwrap().queues.len(), 1);
 }
 
@@ -1344,4 +1341,97 @@ async fn a_file_of_format_1_keeps_what_its_marks_said() {
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains(".before-"))
         .count();
     assert_eq!(copies, 1, "an older file is copied before it is changed");
+}
+
+fn stream(name: &str) -> QueueDefinition {
+    QueueDefinition::durable(q(name), QueueType::Stream)
+}
+
+impl Bench {
+    async fn read(&self, name: &str, from: impl Into<FieldValue>, count: usize) -> Vec<String> {
+        let arguments = FieldTable::new().with("x-stream-offset", from);
+        let options = ConsumerOptions { arguments, ..ConsumerOptions::default() };
+        let mut consumer = self.broker.consumer(&q(name), options).await.unwrap();
+        let held = hold(&mut consumer, count).await;
+        consumer.close().await.unwrap();
+        bodies(&held)
+    }
+}
+
+#[tokio::test]
+async fn a_stream_lets_go_of_what_is_too_old_by_itself_and_of_what_is_too_much() {
+    for like in BOTH {
+        let b = bench(like).await;
+        b.declare(with(stream("old"), "x-max-age", "1m")).await;
+        b.declare(with(stream("much"), "x-max-length-bytes", 40i64)).await;
+        for round in 0..3 {
+            b.publish("old", &["a", "b"]).await;
+            for n in 0..50 {
+                b.publish("much", &[&format!("{:03}", round * 50 + n)]).await;
+            }
+            b.wait(25_000).await;
+        }
+        // Those of the first round are 75 s old, those of the second 50 s.
+        assert_eq!(b.depth("old").await, 4, "{like}");
+        b.wait(11_000).await;
+        assert_eq!(b.depth("old").await, 2, "{like}");
+        assert_eq!(b.read("old", 0, 2).await, ["a", "b"], "{like}: what is gone is passed over");
+        b.wait(60_000).await;
+        assert_eq!(b.depth("old").await, 0, "{like}");
+        assert_eq!(b.depth("much").await, 13, "{like}");
+        assert_eq!(b.read("much", "first", 1).await, ["137"], "{like}");
+        b.publish("old", &["c"]).await;
+        let mut kept = b.broker.queue_details(&q("much")).await.unwrap().unwrap();
+        assert_eq!(kept.bytes.take(), Some(39), "{like}");
+        b.publish("much", &["a single message that is larger than all of the room there is"]).await;
+        assert_eq!(b.depth("much").await, 1, "{like}: the last one is never too much");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_read_from_a_time_and_keeps_its_offsets_when_it_is_opened_again() {
+    let b = bench(V4).await;
+    b.declare(stream("s")).await;
+    for n in 0..10 {
+        b.publish("s", &[&n.to_string()]).await;
+        b.wait(1000).await;
+    }
+    let at = FieldValue::Timestamp(1_700_000_004);
+    assert_eq!(b.read("s", at, 2).await, ["4", "5"]);
+    assert_eq!(b.read("s", "3s", 2).await, ["7", "8"]);
+    assert_eq!(b.read("s", "last", 1).await, ["9"]);
+    let path = b.directory.path().join("state.db");
+    b.broker.close().await.unwrap();
+    let b = Bench { broker: open(&path, V4, Arc::clone(&b.clock)).await, ..b };
+    b.publish("s", &["10"]).await;
+    assert_eq!(b.read("s", 9, 2).await, ["9", "10"]);
+    let offset = FieldTable::new().with("x-stream-offset", "middle");
+    let options = ConsumerOptions { arguments: offset, ..ConsumerOptions::default() };
+    let error = b.broker.consumer(&q("s"), options).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn two_processes_read_a_stream_and_a_reader_that_is_slow_gets_all_of_it() {
+    let b = bench(V4).await;
+    b.declare(stream("s")).await;
+    let other = open(&b.directory.path().join("state.db"), V4, Arc::clone(&b.clock)).await;
+    let arguments = FieldTable::new().with("x-stream-offset", "next");
+    let options = ConsumerOptions { prefetch: 3, arguments, ..ConsumerOptions::default() };
+    let mut theirs = other.consumer(&q("s"), options.clone()).await.unwrap();
+    let mut ours = b.broker.consumer(&q("s"), options).await.unwrap();
+    let all: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+    b.publish("s", &all.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for consumer in [&mut theirs, &mut ours] {
+        let mut read = Vec::new();
+        while read.len() < 200 {
+            let delivery = within(consumer.next()).await.unwrap();
+            assert!(!delivery.redelivered);
+            consumer.settle(delivery.tag, Settlement::AckUpTo).await.unwrap();
+            read.push(delivery);
+        }
+        assert_eq!(bodies(&read), all);
+    }
+    assert_eq!((b.depth("s").await, b.unacked("s").await), (200, 0));
+    other.close().await.unwrap();
 }

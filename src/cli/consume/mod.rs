@@ -8,12 +8,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use crate::base::id::QueueName;
 use crate::base::time::{HumanDuration, Timestamp};
-use crate::broker::{Broker, BrokerError, ErrorKind};
+use crate::broker::{Broker, BrokerError, ErrorKind, QueueType};
 use crate::delivery::consume::{
     AckMode, ConsumeOptions, ConsumeReport, ConsumeVerdict, Lives, consume,
 };
@@ -324,26 +325,36 @@ pub(in crate::cli) fn run_as(
     let bar = if quiet { Progress::none() } else { Progress::new(&session.ui, count, "messages") };
     let stop = session.stop.clone();
     let listen = session.is_process;
-    let result =
-        super::runtime::drive(&stop, listen, async {
-            let broker = target.connect().await?;
-            if holds && keep_lives > 0 && !options.is_stream {
-                options.lives = lives(broker.as_ref(), &queue, keep_lives, session).await;
+    let result = super::runtime::drive(&stop, listen, async {
+        let broker = target.connect().await?;
+        if !options.is_stream && is_stream(broker.as_ref(), &queue).await {
+            return Err(CliError::usage(format!("`{queue}` is a stream, and no `--offset` says where to begin"))
+                    .object(queue.as_str())
+                    .hint("add `--offset first` for all that it has, or `--offset next` for what comes from now on"));
+        }
+        if holds && keep_lives > 0 && !options.is_stream {
+            options.lives = lives(broker.as_ref(), &queue, keep_lives, session).await;
+        }
+        let mut progress = |written| bar.at(written);
+        let report = match consume(
+            broker.as_ref(),
+            &queue,
+            options,
+            sink,
+            stop.job(),
+            &mut progress,
+        )
+        .await
+        {
+            Ok(report) => report,
+            Err(error) => {
+                return Err(refused(error, broker.as_ref(), &queue, &settings).await);
             }
-            let mut progress = |written| bar.at(written);
-            let report =
-                match consume(broker.as_ref(), &queue, options, sink, stop.job(), &mut progress)
-                    .await
-                {
-                    Ok(report) => report,
-                    Err(error) => {
-                        return Err(refused(error, broker.as_ref(), &queue, &settings).await);
-                    }
-                };
-            // Everything is settled; a connection that does not close well changes nothing.
-            let _ = broker.close().await;
-            Ok(report)
-        });
+        };
+        // Everything is settled; a connection that does not close well changes nothing.
+        let _ = broker.close().await;
+        Ok(report)
+    });
     bar.clear();
     let consumed = result?;
     if !consumed.pipe_closed {
@@ -360,6 +371,14 @@ pub(in crate::cli) fn run_as(
     }
     session.ui.status(view.words());
     status_of(&consumed, session)
+}
+
+/// Whether the queue is known to be a stream; who cannot tell soon is not waited for.
+async fn is_stream(broker: &dyn Broker, queue: &QueueName) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let details = tokio::time::timeout(PATIENCE, broker.queue_details(queue)).await;
+    let details = details.ok().and_then(Result::ok).flatten();
+    details.and_then(|details| details.state.definition.queue_type()) == Some(QueueType::Stream)
 }
 
 /// Why there is nothing to consume; what to do about a queue that is not there.

@@ -933,6 +933,22 @@ const FINDINGS: &[Entry] = &[
         "Fine when that is meant; else bind it.",
     ),
     entry(
+        "topology/journal-blind",
+        "the journal does not get everything",
+        "No queue can be bound to the default exchange, and a direct exchange hands on only what goes by a \
+         key that is bound. So the journal has no copy of what is published straight to a queue, nor of \
+         keys of a direct exchange that this topology does not bind.",
+        "Publish to a topic, fanout or headers exchange what may have to be sent again.",
+    ),
+    entry(
+        "topology/journal-takes-unrouted",
+        "nothing is unroutable where the journal listens",
+        "The journal is a queue like others: a message that it takes was routed. A publisher is not told \
+         any more that nobody else got it, and an alternate exchange does not get it either.",
+        "Name the exchanges of the journal one by one (`journal: {exchanges: [...]}`), without those whose \
+         publishers count on returned messages.",
+    ),
+    entry(
         "topology/stream-dead-letters",
         "a stream takes no dead letters on this version",
         "Before 3.12 dead letters do not arrive in streams.",

@@ -21,6 +21,7 @@ use super::session::Session;
 use super::settings::Settings;
 
 pub use peek::PeekPlanView;
+pub(in crate::cli) use peek::written;
 pub use purge::PurgeView;
 pub use rows::QueueListView;
 pub use show::QueueView;

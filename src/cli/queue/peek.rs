@@ -105,7 +105,11 @@ impl View for PeekPlanView {
 }
 
 /// What looking meets, but for what is in the queue now.
-pub(super) fn facts(effective: &EffectiveQueue, exclusive_consumer: bool, returns: u64) -> PeekFacts {
+pub(super) fn facts(
+    effective: &EffectiveQueue,
+    exclusive_consumer: bool,
+    returns: u64,
+) -> PeekFacts {
     let bounded = effective.max_length().is_some() || effective.max_length_bytes().is_some();
     PeekFacts {
         queue_type: effective.queue_type,
@@ -249,7 +253,7 @@ pub(super) fn run(args: PeekArgs, session: &mut Session) -> Result<ExitStatus, C
 }
 
 /// The messages as they are printed.
-fn written(
+pub(in crate::cli) fn written(
     format: crate::delivery::Format,
     framed: bool,
     deliveries: &[crate::broker::Delivery],

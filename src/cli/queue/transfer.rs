@@ -222,7 +222,12 @@ const fn verb(deed: Deed) -> &'static str {
 }
 
 /// What the target does with messages: what is lost there for certain, and what may be.
-fn at_target(name: &str, to: &EffectiveQueue, ready: u64, coming: u64) -> (Vec<String>, Vec<String>) {
+fn at_target(
+    name: &str,
+    to: &EffectiveQueue,
+    ready: u64,
+    coming: u64,
+) -> (Vec<String>, Vec<String>) {
     let (mut losses, mut warnings) = (Vec::new(), Vec::new());
     if let Some(most) = to.max_length() {
         let over = (ready + coming).saturating_sub(most);
@@ -284,9 +289,8 @@ impl Wanted {
             && !broker.has_exchange(exchange).await?
         {
             let vhost = &broker.identity().vhost;
-            let message = format!(
-                "cannot {words}: exchange `{exchange}` does not exist in vhost `{vhost}`"
-            );
+            let message =
+                format!("cannot {words}: exchange `{exchange}` does not exist in vhost `{vhost}`");
             let next = missing::look(Missing::Exchange, exchange.as_str(), broker, settings).await;
             return Err(CliError::new(code::UNKNOWN_NAME, ExitStatus::Failed, message)
                 .object(exchange.as_str())
@@ -437,7 +441,9 @@ impl Wanted {
         }
         let why = cost.barred.as_ref()?;
         let error = CliError::new(code::LOCKED, ExitStatus::TryLater, cannot(why));
-        Some(error.object(from.as_str()).hint("nothing was touched; try when that consumer is gone"))
+        Some(
+            error.object(from.as_str()).hint("nothing was touched; try when that consumer is gone"),
+        )
     }
 }
 
@@ -545,8 +551,7 @@ fn run(
     let (report, noted) = session.drive(async {
         let broker = target.connect().await?;
         let mut progress = |done| bar.at(done);
-        let report =
-            transfer(&*broker, &from, &before.options, stop.job(), &mut progress).await?;
+        let report = transfer(&*broker, &from, &before.options, stop.job(), &mut progress).await?;
         let is_quorum = before.source.as_ref().is_some_and(|s| s.queue_type == QueueType::Quorum);
         // Without returns of its own a run has seen nothing of what stayed.
         let noted = if is_quorum && report.returns > 0 {
@@ -599,7 +604,8 @@ fn next_step(report: &TransferReport) -> String {
             "nothing is lost; run it again when the broker answers, and at most {WINDOW} messages come twice"
         ),
         TransferEnd::Refused if report.in_doubt > 0 => {
-            "nothing is lost; look for those in doubt at the target before you run it again".to_owned()
+            "nothing is lost; look for those in doubt at the target before you run it again"
+                .to_owned()
         }
         TransferEnd::Refused | TransferEnd::Count | TransferEnd::All | TransferEnd::Empty => {
             "what was refused is still in its queue; mend the target, or leave such messages with \
@@ -648,10 +654,7 @@ mod tests {
             (TransferReport { in_doubt: 1, ..report(E::Refused) }, ExitStatus::OutcomeUnknown),
             (TransferReport { transferred: 1, ..report(E::Full) }, ExitStatus::Partly),
             (TransferReport { transferred: 1, ..report(E::Stopped) }, stop),
-            (
-                TransferReport { failure: Some(lost), ..report(E::Failed) },
-                ExitStatus::Unavailable,
-            ),
+            (TransferReport { failure: Some(lost), ..report(E::Failed) }, ExitStatus::Unavailable),
             (report(E::Stalled), ExitStatus::Failed),
         ] {
             assert_eq!(status(&report, stop), expected, "{report:?}");

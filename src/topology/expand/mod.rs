@@ -6,6 +6,7 @@
 
 mod agents;
 mod builder;
+mod journal;
 mod render;
 mod settings;
 mod sugar;
@@ -55,6 +56,12 @@ pub const DEAD_LETTER_EXCHANGE: &str = "dead_letter";
 /// The exchange in front of delay queues.
 pub const RETRY_EXCHANGE: &str = "retry";
 
+/// The stream that keeps a copy of messages, so that they can be sent again.
+pub const JOURNAL: &str = "nexus.journal";
+
+/// What made the journal and its bindings.
+pub const MADE_BY_JOURNAL: &str = "journal";
+
 /// The delivery limit of dead-letter queues made here. Every look at a message costs a quorum queue one
 /// of its deliveries, and 4.0 drops it after 20; `-1` would mean no limit there, and gone at the
 /// first look on 3.10. This many means the same on all of them.
@@ -100,6 +107,12 @@ pub fn expand(specs: &[TopologySpec]) -> Result<Topology, Findings> {
     }
     for spec in specs {
         builder.sugar(spec);
+    }
+    // Last: it copies what all the others have made.
+    for spec in specs {
+        if let Some(said) = &spec.journal {
+            builder.journal(said);
+        }
     }
     builder.finish()
 }

@@ -98,6 +98,7 @@ pub fn to_spec(topology: &Topology) -> TopologySpec {
             .collect(),
         policies: topology.policies.iter().map(policy_spec).collect(),
         operator_policies: topology.operator_policies.iter().map(policy_spec).collect(),
+        journal: None,
         message_types: topology
             .message_types
             .iter()

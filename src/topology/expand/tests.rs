@@ -414,3 +414,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_journal_is_bound_to_what_can_be_copied_by_the_kind_of_the_exchange() {
+    let yaml = "journal: true\n\
+        exchanges:\n  t: {type: topic}\n  d: {type: direct}\n  f: {type: fanout}\n  h: {type: headers}\n  \
+        inner: {type: topic, internal: true}\n  theirs: {external: true}\n\
+        queues:\n  a: {deadLetter: true, retry: {delays: [1s]}, bind: [{from: d, keys: [k, l]}]}\n  \
+        b: {bind: [{from: d, key: k}, {from: t, key: x.*}]}\n";
+    let journal = |topology: &Topology| {
+        let mut bound: Vec<String> = topology
+            .bindings
+            .iter()
+            .filter(|b| b.definition.destination.to_string().contains(super::JOURNAL))
+            .map(|b| format!("{} {}", b.definition.source, b.definition.routing_key))
+            .collect();
+        bound.sort();
+        bound
+    };
+    let whole = topology(yaml);
+    assert_eq!(journal(&whole), ["d k", "d l", "f ", "h ", "t #"]);
+    let stream =
+        whole.queues.iter().find(|q| q.definition.name.as_str() == super::JOURNAL).unwrap();
+    let argument = |name: &str| stream.definition.arguments.get(name).cloned();
+    assert_eq!(argument("x-queue-type"), Some("stream".into()));
+    assert_eq!(argument("x-max-age"), Some("7D".into()));
+    assert!(argument("x-max-length-bytes").is_some());
+    let some =
+        yaml.replace("journal: true", "journal: {maxAge: 2h, maxBytes: 1MiB, exchanges: [t]}");
+    let some = topology(&some);
+    assert_eq!(journal(&some), ["t #"]);
+    let none = topology(&yaml.replace("journal: true", "journal: false"));
+    assert_eq!(journal(&none), Vec::<String>::new());
+}

@@ -82,6 +82,10 @@ codes! {
     DEAD_LETTERS_OVERFLOW = "topology/dead-letters-overflow";
     /// Messages are dropped when they came back too often.
     DELIVERY_LIMIT_DROPS = "topology/delivery-limit-drops";
+    /// Messages that the journal does not get.
+    JOURNAL_BLIND = "topology/journal-blind";
+    /// Messages that no queue takes end in the journal, and are not returned.
+    JOURNAL_TAKES_UNROUTED = "topology/journal-takes-unrouted";
     /// More queues than the vhost may hold.
     VHOST_LIMIT = "topology/vhost-limit";
     /// Bindings of an exchange that does not survive a restart.

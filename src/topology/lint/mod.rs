@@ -7,6 +7,7 @@ mod bindings;
 mod codes;
 mod dead_letters;
 mod definitions;
+mod journal;
 mod names;
 mod permissions;
 mod policies;
@@ -55,6 +56,7 @@ pub fn validate(topology: &Topology, target: Version) -> Findings {
     lint.loops();
     lint.reach();
     lint.queues();
+    lint.journal();
     lint.policies();
     lint.vhost();
     let mut findings = lint.findings;

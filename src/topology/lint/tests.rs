@@ -9,12 +9,12 @@ use crate::broker::version::Version;
 use super::codes::{
     ALTERNATE_CYCLE, ARGUMENT_OF_OTHER_TYPE, ARGUMENT_RANGE, ARGUMENT_TYPE, AT_LEAST_ONCE,
     DEAD_END, DEAD_LETTERS_EXPIRE, DEAD_LETTERS_OVERFLOW, DEFAULT_EXCHANGE_BINDING,
-    DELIVERY_LIMIT_DROPS, ENDLESS_LOOP, EXPIRING_QUEUE, LOST_DEAD_LETTERS, MANY_PRIORITIES,
-    MAX_LENGTH_ZERO, NAMING, NEEDS_ANOTHER, NO_EFFECT, NOT_YET, PATTERN, PERMISSION,
-    POLICY_OVERLAP, POLICY_SKIPPED, POLICY_UNUSED, PROPERTY, REMOVED, RESERVED_NAME, RULES,
-    STREAM_DEAD_LETTERS, TRANSIENT_EXCHANGE, TREACHEROUS, TTL_LOOP_DROPS, UNANCHORED_PATTERN,
-    UNBOUND_QUEUE, UNKNOWN, UNKNOWN_ALTERNATE, UNKNOWN_DEAD_LETTER_EXCHANGE, UNKNOWN_EXCHANGE,
-    UNKNOWN_QUEUE, UNREACHABLE_EXCHANGE, VHOST_LIMIT,
+    DELIVERY_LIMIT_DROPS, ENDLESS_LOOP, EXPIRING_QUEUE, JOURNAL_BLIND, JOURNAL_TAKES_UNROUTED,
+    LOST_DEAD_LETTERS, MANY_PRIORITIES, MAX_LENGTH_ZERO, NAMING, NEEDS_ANOTHER, NO_EFFECT, NOT_YET,
+    PATTERN, PERMISSION, POLICY_OVERLAP, POLICY_SKIPPED, POLICY_UNUSED, PROPERTY, REMOVED,
+    RESERVED_NAME, RULES, STREAM_DEAD_LETTERS, TRANSIENT_EXCHANGE, TREACHEROUS, TTL_LOOP_DROPS,
+    UNANCHORED_PATTERN, UNBOUND_QUEUE, UNKNOWN, UNKNOWN_ALTERNATE, UNKNOWN_DEAD_LETTER_EXCHANGE,
+    UNKNOWN_EXCHANGE, UNKNOWN_QUEUE, UNREACHABLE_EXCHANGE, VHOST_LIMIT,
 };
 use super::permissions::{check_permissions, permissions_needed};
 use super::{TARGETS, validate};
@@ -54,7 +54,11 @@ fn every_rule_finds_what_it_is_for() {
             "exchanges: {{d: {{{exchange}}}}}\nqueues:\n  q: {{deadLetter: {{exchange: d{queue}}}}}\n  other: {{type: classic}}\n"
         )
     };
+    let journal = "journal: true\nexchanges: {e: {type: topic}}\n";
     let table: Vec<(Code, Severity, Version, String)> = vec![
+        (JOURNAL_BLIND, Note, V4_0, journal.to_owned()),
+        (JOURNAL_BLIND, Warning, V4_0, "journal: true\nexchanges: {e: {type: direct}}\nqueues: {q: {bind: [{from: e, key: k}]}}\n".to_owned()),
+        (JOURNAL_TAKES_UNROUTED, Note, V4_0, journal.to_owned()),
         (ARGUMENT_OF_OTHER_TYPE, Error, V4_0, quorum("maxPriority: 5")),
         (ARGUMENT_TYPE, Error, V4_0, q("arguments: {x-max-length: \"5\"}")),
         (ARGUMENT_RANGE, Error, V4_0, q("expires: 0s")),

@@ -38,14 +38,6 @@ impl<'a> Planner<'a> {
                     "an exclusive queue lives and dies with its connection, so a file cannot declare it",
                     "take it out of the file and let the program that uses it declare it",
                 );
-            } else if self.view.snapshot.identity.product == Product::Embedded
-                && resolved_type(wanted, self.default_type) == QueueType::Stream
-            {
-                change.block(
-                    "unsupported",
-                    "the embedded broker has no streams",
-                    "declare a quorum or classic queue, or use a RabbitMQ",
-                );
             } else {
                 self.see(&object, Aspect::Definition);
                 self.step(Phase::Queues, Change::DeclareQueue(wanted.clone()));

@@ -140,6 +140,10 @@ impl Engine {
         }
         let envelope = letter.envelope.encode();
         for queue in targets {
+            let is_lost = !at_least_once && !self.capabilities.stream_takes_dead_letters;
+            if is_lost && self.info(store, queue)?.is_some_and(|info| info.is_stream()) {
+                continue;
+            }
             let arrival = Arrival {
                 envelope: &envelope,
                 body: &letter.body,

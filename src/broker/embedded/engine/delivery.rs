@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::broker::definition::QueueType;
 use crate::broker::error::{BrokerError, ErrorKind};
 use crate::message::FieldValue;
 
@@ -14,6 +15,7 @@ use super::super::codec::Envelope;
 use super::super::death::Reason;
 use super::super::store::{LeaseRow, MessageRow, Store};
 
+use super::stream::Beginning;
 use super::topology::QueueInfo;
 use super::{Engine, Fault, number};
 
@@ -30,6 +32,8 @@ pub(in crate::broker::embedded) struct Parcel {
     pub(in crate::broker::embedded) redelivered: bool,
     /// What `x-delivery-count` has to say, when it has to say something.
     pub(in crate::broker::embedded) count: Option<i64>,
+    /// Where it stands in a stream.
+    pub(in crate::broker::embedded) offset: Option<i64>,
     pub(in crate::broker::embedded) envelope: Vec<u8>,
     pub(in crate::broker::embedded) body: Vec<u8>,
 }
@@ -48,6 +52,8 @@ pub(super) struct Local {
     /// First row to last row and turn.
     pub(super) leases: BTreeMap<i64, (i64, i64)>,
     pub(super) newest: Option<i64>,
+    /// The row that a reader of a stream gets next, or the first behind it.
+    pub(super) next_record: Option<i64>,
     pub(super) buffered: Arc<AtomicUsize>,
     pub(super) sender: UnboundedSender<Result<Parcel, BrokerError>>,
 }
@@ -66,14 +72,22 @@ pub(in crate::broker::embedded) struct NewConsumer {
     pub(in crate::broker::embedded) prefetch: usize,
     pub(in crate::broker::embedded) exclusive: bool,
     pub(in crate::broker::embedded) priority: i64,
+    /// Where in a stream it begins.
+    pub(in crate::broker::embedded) beginning: Option<Beginning>,
     pub(in crate::broker::embedded) buffered: Arc<AtomicUsize>,
     pub(in crate::broker::embedded) sender: UnboundedSender<Result<Parcel, BrokerError>>,
 }
 
-/// The header that says how often a quorum queue got a message back.
-pub(in crate::broker::embedded) fn show_count(envelope: &mut Envelope, count: Option<i64>) {
-    if let Some(count) = count {
-        envelope.properties.headers_mut().insert("x-delivery-count", FieldValue::Int64(count));
+/// The headers that say how often a quorum queue got a message back, and where in a stream it stands.
+pub(in crate::broker::embedded) fn show_place(
+    envelope: &mut Envelope,
+    count: Option<i64>,
+    offset: Option<i64>,
+) {
+    for (name, value) in [("x-delivery-count", count), ("x-stream-offset", offset)] {
+        if let Some(value) = value {
+            envelope.properties.headers_mut().insert(name, FieldValue::Int64(value));
+        }
     }
 }
 
@@ -102,6 +116,9 @@ impl Engine {
     ) -> Result<(), Fault> {
         if !self.consumers.values().any(|local| local.queue == info.id && local.room() > 0) {
             return Ok(());
+        }
+        if info.is_stream() {
+            return self.serve_readers(store, info);
         }
         let active = if info.single_active { store.consumers(info.id)?.2 } else { None };
         let mut dispatched = false;
@@ -245,6 +262,7 @@ impl Engine {
                     tag,
                     redelivered: row.mark.is_redelivered() || count.is_some(),
                     count,
+                    offset: None,
                     envelope: row.envelope,
                     body: row.body,
                 }),
@@ -259,10 +277,14 @@ impl Engine {
         info: &QueueInfo,
         consumer: NewConsumer,
     ) -> Result<i64, Fault> {
+        let next_record = match consumer.beginning {
+            Some(beginning) => Some(self.first_row(store, info, beginning)?),
+            None => None,
+        };
         let id = store.insert_consumer(
             self.session,
             info.id,
-            consumer.exclusive && !info.is_quorum(),
+            consumer.exclusive && info.queue_type == QueueType::Classic,
         )?;
         self.used(store, info)?;
         self.touched_consumers = true;
@@ -279,6 +301,7 @@ impl Engine {
                 held: BTreeMap::new(),
                 leases: BTreeMap::new(),
                 newest: None,
+                next_record,
                 buffered: consumer.buffered,
                 sender: consumer.sender,
             },

@@ -22,6 +22,10 @@ impl Engine {
                 self.delete_queue(store, &info)?;
                 continue;
             }
+            if info.is_stream() {
+                self.retain(store, &info)?;
+                continue;
+            }
             self.expire_messages(store, &info, due)?;
             self.retry_undelivered(store, &info)?;
             self.refresh_due(store, &info)?;
@@ -109,7 +113,9 @@ impl Engine {
         store: Store<'_>,
         info: &QueueInfo,
     ) -> Result<(), Fault> {
-        let head = if self.counters(store, info.id)?.may_expire {
+        let head = if info.is_stream() {
+            self.record_due(store, info)?
+        } else if self.counters(store, info.id)?.may_expire {
             self.head_expires_at(store, info)?
         } else {
             None
@@ -120,6 +126,7 @@ impl Engine {
         if !counters.may_expire
             && counters.due_at.is_none()
             && info.expires_ms.is_none()
+            && info.max_age_ms.is_none()
             && !undelivered
         {
             return Ok(());

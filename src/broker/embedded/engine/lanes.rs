@@ -133,7 +133,7 @@ impl Engine {
         Ok(u64::try_from(self.counters(store, queue)?.bytes()).unwrap_or(0))
     }
 
-    fn lane_index(
+    pub(super) fn lane_index(
         &mut self,
         store: Store<'_>,
         info: &QueueInfo,

@@ -21,7 +21,7 @@ impl Engine {
         info: &QueueInfo,
         size: i64,
     ) -> Result<bool, Fault> {
-        if info.overflow == Overflow::DropHead {
+        if info.overflow == Overflow::DropHead || info.is_stream() {
             return Ok(false);
         }
         let quorum = info.is_quorum();
@@ -52,6 +52,10 @@ impl Engine {
         info: &Arc<QueueInfo>,
         at: i64,
     ) -> Result<bool, Fault> {
+        if info.is_stream() {
+            self.retain(store, info)?;
+            return Ok(false);
+        }
         if info.overflow != Overflow::DropHead || !self.is_over_limit(store, info)? {
             return Ok(false);
         }

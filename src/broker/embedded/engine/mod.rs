@@ -20,6 +20,7 @@ mod expiry;
 mod dead_letter;
 mod delivery;
 mod settlement;
+mod stream;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -40,8 +41,9 @@ use delivery::Local;
 use lanes::Counters;
 use topology::Routing;
 
-pub(super) use delivery::{BUFFERED_MAX, NewConsumer, Parcel, show_count};
+pub(super) use delivery::{BUFFERED_MAX, NewConsumer, Parcel, show_place};
 pub(super) use publish::Publication;
+pub(super) use stream::{Beginning, bad_offset, not_for_streams};
 pub(super) use topology::{QueueInfo, binding_of, exchange_of, policy_of, queue_of};
 
 /// Why a request was not carried out.

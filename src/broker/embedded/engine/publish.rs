@@ -118,6 +118,10 @@ impl Engine {
         arrival: &Arrival<'_>,
     ) -> Result<bool, Fault> {
         let Some(info) = self.info(store, queue)? else { return Ok(true) };
+        if info.is_stream() {
+            self.append_record(store, &info, arrival)?;
+            return Ok(true);
+        }
         let size = number(arrival.body.len());
         if self.would_refuse(store, &info, size)? {
             // A waiting consumer would have had the earlier ones by now.

@@ -33,6 +33,10 @@ impl Engine {
         };
         self.touched_consumers = true;
         let Some(info) = self.info(store, queue)? else { return Ok(()) };
+        if info.is_stream() {
+            self.record_read(consumer, rows);
+            return Ok(());
+        }
         for row in rows {
             match how {
                 Settlement::Ack | Settlement::AckUpTo => {

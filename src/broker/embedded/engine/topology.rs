@@ -18,6 +18,7 @@ use crate::storage::rusqlite;
 use super::super::codec::{Damaged, decode_table, encode_table};
 use super::super::store::{BindingRow, ExchangeRow, PolicyRow, QueueRow, Store, lane_end, row_id};
 
+use super::stream::age_ms;
 use super::{Engine, Fault, damaged};
 
 /// What a queue is and does.
@@ -38,6 +39,8 @@ pub(in crate::broker::embedded) struct QueueInfo {
     pub(super) delivery_limit: Option<u32>,
     pub(super) max_priority: Option<u8>,
     pub(super) single_active: bool,
+    /// How long a stream keeps a record.
+    pub(super) max_age_ms: Option<i64>,
 }
 
 impl QueueInfo {
@@ -47,6 +50,10 @@ impl QueueInfo {
 
     pub(super) fn is_quorum(&self) -> bool {
         self.queue_type == QueueType::Quorum
+    }
+
+    pub(in crate::broker::embedded) fn is_stream(&self) -> bool {
+        self.queue_type == QueueType::Stream
     }
 }
 
@@ -250,6 +257,10 @@ impl Engine {
             delivery_limit: effective.delivery_limit(),
             max_priority: effective.max_priority(),
             single_active: effective.single_active_consumer(),
+            max_age_ms: effective
+                .setting("max-age")
+                .and_then(|setting| setting.value.as_text())
+                .and_then(age_ms),
             definition,
             effective,
         }))
