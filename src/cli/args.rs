@@ -146,8 +146,6 @@ pub enum Command {
     Record(Box<super::record::RecordArgs>),
     /// Publish a recording at its own pace, and go on where a run was cut off
     Play(Box<super::play::PlayArgs>),
-    /// List, show and search queues
-    Queue(super::queue::QueueArgs),
     /// Show and order circuit breakers, shared by all processes of this host
     Circuit(super::circuit::CircuitArgs),
     /// Show and use rate limits, shared by all processes of this host
