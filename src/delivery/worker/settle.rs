@@ -65,11 +65,6 @@ impl Unsettled {
         }
     }
 
-    /// How many are neither done nor settled.
-    pub(super) fn open(&self) -> usize {
-        self.open
-    }
-
     /// What to send so that everything that is done is acked; and how many deliveries that are.
     pub(super) fn acks(&mut self) -> (Vec<(DeliveryTag, Settlement)>, u64) {
         let mut acks = Vec::new();
@@ -134,7 +129,7 @@ mod tests {
         unsettled.done(tag(3));
         unsettled.settled(tag(5));
         assert_eq!(unsettled.acks(), (vec![(tag(3), Settlement::Ack)], 1));
-        assert_eq!(unsettled.open(), 0);
+        assert_eq!(unsettled.open, 0);
         // A new connection counts anew, and what was before is nobody's.
         unsettled.arrive(DeliveryTag { generation: 1, tag: 1 });
         unsettled.done(tag(1));
@@ -181,7 +176,7 @@ mod tests {
                         prop_assert_eq!(&at_broker, &open);
                     }
                 }
-                prop_assert_eq!(unsettled.open(), open.len());
+                prop_assert_eq!(unsettled.open, open.len());
             }
         }
     }
