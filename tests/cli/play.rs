@@ -191,12 +191,18 @@ fn what_was_refused_is_played_again() {
     machine.write("r.ndjson", &[to("events", 0), to("lonely", 1), to("events", 2)].concat());
     assert_eq!(machine.run("play r.ndjson --speed max").status, 5);
     assert_eq!(taken(&machine), [0, 2]);
+    let again = machine.run("play r.ndjson --speed max");
+    assert!(
+        again.stderr.contains("got to line 3, of which 1 was not accepted"),
+        "{}",
+        again.stderr
+    );
     let more = format!("{TOPOLOGY}  late: {{bind: [{{from: lonely, key: k}}]}}\n");
     machine.write("topology.yaml", &more);
     machine.run("topology apply -q").ok();
     let ran = machine.run("play r.ndjson --speed max --resume");
     assert_eq!(ran.status, 0, "{}", ran.shown());
-    assert!(ran.stderr.contains("lines 2 were not accepted, and are sent again"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("line 2 was not accepted, and is sent again"), "{}", ran.stderr);
     assert_eq!(taken(&machine), Vec::<u64>::new());
     assert!(!machine.path("r.ndjson.journal").exists());
 }
