@@ -206,3 +206,17 @@ fn what_was_refused_is_played_again() {
     assert_eq!(taken(&machine), Vec::<u64>::new());
     assert!(!machine.path("r.ndjson.journal").exists());
 }
+
+#[test]
+fn half_a_record_of_a_killed_run_does_not_spoil_the_next() {
+    let machine = machine();
+    machine.run("publish events k whole -q").ok();
+    machine.write("r.ndjson", &format!("{}{{\"exchange\":\"ev", line(0, 0)));
+    machine.run("record r.ndjson --queue q --until-empty --append -q").ok();
+    let text = machine.read("r.ndjson");
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((text.lines().count(), &last["bodyText"]), (3, &"whole".into()), "{text}");
+    let played = machine.run("play r.ndjson --speed max --on-error skip");
+    assert_eq!(played.status, 3, "{}", played.shown());
+    assert_eq!(taken_text(&machine), ["0", "whole"]);
+}
