@@ -593,6 +593,25 @@ async fn a_tap_sees_copies_of_everything_and_consumers_lose_nothing() {
             let tapped = tapped(&broker, &["h"], &headers, &queue_of, options, work).await;
             assert_eq!(tapped.written.bodies(), wanted, "{kind:?} {how}");
         }
+        // An internal exchange takes nothing from clients, and can be tapped all the same.
+        let mut inner = ExchangeDefinition::durable(exchange("inner"), ExchangeKind::Fanout);
+        inner.internal = true;
+        b.change(&Change::DeclareExchange(inner)).await.unwrap();
+        let binding = BindingDefinition {
+            source: exchange("d"),
+            destination: Destination::Exchange(exchange("inner")),
+            routing_key: RoutingKey::new("in").unwrap(),
+            arguments: FieldTable::new(),
+        };
+        b.change(&Change::Bind(binding)).await.unwrap();
+        let queue_of = tap_queue(1000, Duration::from_secs(60));
+        let options = ConsumeOptions { count: Some(1), ..ConsumeOptions::default() };
+        let work = async {
+            publish_to(b, "d", "in", numbered(7..8), FieldTable::new()).await;
+        };
+        let inside = tapped(&broker, &["inner"], &none, &queue_of, options, work).await;
+        assert_eq!(inside.written.bodies(), ["7"], "{kind:?}");
+
         let queue_of = tap_queue(5000, Duration::from_secs(60));
         let filter = Some(Filter::parse("body % 100 == 99").unwrap());
         let options = ConsumeOptions { count: Some(30), filter, ..ConsumeOptions::default() };

@@ -96,6 +96,15 @@ pub struct Position {
 }
 
 impl Position {
+    /// `1200, of which 2 were not accepted`.
+    fn in_words(&self) -> String {
+        match self.refused.len() {
+            0 => self.up_to.to_string(),
+            1 => format!("{}, of which 1 was not accepted", self.up_to),
+            many => format!("{}, of which {many} were not accepted", self.up_to),
+        }
+    }
+
     /// Whether this line is still to be sent.
     fn wants(&self, line: u64) -> bool {
         if line <= self.up_to {
@@ -125,7 +134,7 @@ pub struct JournalHead {
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// There is one already, of a run that is not done.
-    #[error("an earlier run got to line {}", .0.up_to)]
+    #[error("an earlier run got to line {}", .0.in_words())]
     Unfinished(Position),
     /// It is about something else.
     #[error("{0}")]

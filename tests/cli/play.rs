@@ -191,12 +191,32 @@ fn what_was_refused_is_played_again() {
     machine.write("r.ndjson", &[to("events", 0), to("lonely", 1), to("events", 2)].concat());
     assert_eq!(machine.run("play r.ndjson --speed max").status, 5);
     assert_eq!(taken(&machine), [0, 2]);
+    let again = machine.run("play r.ndjson --speed max");
+    assert!(
+        again.stderr.contains("got to line 3, of which 1 was not accepted"),
+        "{}",
+        again.stderr
+    );
     let more = format!("{TOPOLOGY}  late: {{bind: [{{from: lonely, key: k}}]}}\n");
     machine.write("topology.yaml", &more);
     machine.run("topology apply -q").ok();
     let ran = machine.run("play r.ndjson --speed max --resume");
     assert_eq!(ran.status, 0, "{}", ran.shown());
-    assert!(ran.stderr.contains("lines 2 were not accepted, and are sent again"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("line 2 was not accepted, and is sent again"), "{}", ran.stderr);
     assert_eq!(taken(&machine), Vec::<u64>::new());
     assert!(!machine.path("r.ndjson.journal").exists());
+}
+
+#[test]
+fn half_a_record_of_a_killed_run_does_not_spoil_the_next() {
+    let machine = machine();
+    machine.run("publish events k whole -q").ok();
+    machine.write("r.ndjson", &format!("{}{{\"exchange\":\"ev", line(0, 0)));
+    machine.run("record r.ndjson --queue q --until-empty --append -q").ok();
+    let text = machine.read("r.ndjson");
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((text.lines().count(), &last["bodyText"]), (3, &"whole".into()), "{text}");
+    let played = machine.run("play r.ndjson --speed max --on-error skip");
+    assert_eq!(played.status, 3, "{}", played.shown());
+    assert_eq!(taken_text(&machine), ["0", "whole"]);
 }

@@ -1,6 +1,10 @@
 //! Asking from the command line, on the embedded broker.
 
+use std::process::Stdio;
+
 use crate::harness::Machine;
+use crate::process::{command, finish, signal};
+use crate::support::eventually;
 
 fn machine() -> Machine {
     let mut machine = Machine::new();
@@ -129,4 +133,30 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
     }
     let shown = machine.run("request --queue q hello --dry-run").ok();
     assert!(shown.contains("\"routingKey\":\"q\""), "{shown}");
+}
+
+#[test]
+fn a_signal_ends_the_waiting_and_leaves_no_queue_of_answers() {
+    let machine = machine();
+    let replies = || {
+        let listed = machine.run("queue list -o json").json();
+        let queues = listed["queues"].as_array().unwrap().iter();
+        let names = queues.map(|queue| queue["name"].as_str().unwrap().to_owned());
+        names.filter(|name| name.starts_with("nexus.reply.")).count()
+    };
+    let child = command(&machine, &["request", "--queue", "q", "hello", "--wait"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("a request in its queue", || {
+        (machine.run("queue show q -o json").json()["ready"] == 1).then_some(())
+    });
+    assert_eq!(replies(), 1);
+    signal(&child, "-INT");
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(130));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stderr, "1 request not waited for\n");
+    assert_eq!(replies(), 0);
 }

@@ -1,7 +1,7 @@
 //! Where messages are written: a file, or standard output as lines or as one document.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,6 +36,16 @@ impl Outlet {
             return Ok((sink, Outlet { stdout: Some(shared), is_document }));
         };
         let sink = Sink::new(format, target(Some(path), session)?);
+        let failed = |error| CliError::unwritable(path, &error);
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(session.resolve(path))
+            .map_err(failed)?;
+        if matches!(format, Format::Ndjson) {
+            end_last_line(&mut file, &session.resolve(path)).map_err(failed)?;
+        }
+        let sink = Sink::new(format, Box::new(DurableFile::new(file).map_err(failed)?));
         Ok((sink, Outlet { stdout: None, is_document: false }))
     }
 
@@ -72,6 +82,18 @@ pub(in crate::cli) fn target(
     let file =
         OpenOptions::new().append(true).create(true).open(session.resolve(path)).map_err(failed)?;
     Ok(Box::new(DurableFile::new(file).map_err(failed)?))
+/// A killed run may have left half a record, whose message comes again: what is appended must not be
+/// read together with it.
+fn end_last_line(file: &mut File, path: &Path) -> io::Result<()> {
+    // Opened once more to read: a pipe that is opened both ways would be its own reader.
+    if !file.metadata()?.is_file() || file.metadata()?.len() == 0 {
+        return Ok(());
+    }
+    let mut last = [0];
+    let mut reading = File::open(path)?;
+    reading.seek(SeekFrom::End(-1))?;
+    reading.read_exact(&mut last)?;
+    if last == *b"\n" { Ok(()) } else { file.write_all(b"\n") }
 }
 
 /// Standard output, kept so that the document can be closed after the sink is done.

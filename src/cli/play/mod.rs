@@ -235,10 +235,12 @@ fn going_on(position: &Position) -> String {
         const NAMED: usize = 10;
         let lines: Vec<String> = refused.iter().take(NAMED).map(u64::to_string).collect();
         let more = if refused.len() > NAMED { " and others" } else { "" };
-        text.push_str(&format!(
-            "\nlines {}{more} were not accepted, and are sent again",
-            lines.join(", ")
-        ));
+        text.push_str(&match refused.len() {
+            1 => format!("\nline {} was not accepted, and is sent again", lines.join("")),
+            _ => {
+                format!("\nlines {}{more} were not accepted, and are sent again", lines.join(", "))
+            }
+        });
     }
     text
 }

@@ -347,6 +347,7 @@ async fn advise(
             shell_word(exchange),
             shell_word(key)
         ),
+        None if first.was_sent => "start whoever answers there, and ask again".into(),
         None => "start whoever answers there; `--wait` asks all the same and waits for them".into(),
     })
 }

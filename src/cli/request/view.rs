@@ -106,6 +106,7 @@ impl From<&Entry> for RequestedView {
             reason,
             error_code,
             code: _,
+            was_sent: _,
         } = entry.clone();
         RequestedView {
             line,

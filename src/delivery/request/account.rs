@@ -98,6 +98,9 @@ pub struct Entry {
     /// The reply code with which it came back.
     #[serde(skip)]
     pub code: Option<u16>,
+    /// Whether it was handed to the broker.
+    #[serde(skip)]
+    pub was_sent: bool,
 }
 
 /// How long answers took, in milliseconds.
@@ -575,6 +578,7 @@ impl Account {
             reason: reason.or_else(|| failed.as_ref().map(ToString::to_string)),
             error_code: failed.and_then(|error| error.code),
             code,
+            was_sent: true,
         })
     }
 
@@ -606,6 +610,7 @@ impl Account {
             reason: Some(why),
             error_code: None,
             code: None,
+            was_sent: false,
         })
     }
 
@@ -623,6 +628,7 @@ impl Account {
             reason: Some(bad.reason),
             error_code: None,
             code: None,
+            was_sent: false,
         })
     }
 

@@ -637,7 +637,13 @@ impl Run<'_> {
     /// of the rest what may have happened.
     async fn lost(&mut self, error: BrokerError, stop: &Stop) -> Next {
         // Everything on its way has its outcome soon: the channel has ended, or the time-out is near.
-        while let Some((ticket, outcome)) = self.wire.publisher.outcome().await {
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                outcome = self.wire.publisher.outcome() => outcome,
+                () = stop.until(Wish::Finish) => None,
+            };
+            let Some((ticket, outcome)) = outcome else { break };
             match self.account.settle(ticket, outcome) {
                 Ok(After::End) => return Next::End,
                 Ok(_) => {}
