@@ -81,7 +81,7 @@ impl Place {
             .env("HOME", self.home.path())
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .current_dir(self.home.path())
-            .args(args)
+            // First: what follows a `--` is another program's.
             .args(["--broker", &self.url])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -89,6 +89,7 @@ impl Place {
         if let Some(management) = &self.management {
             command.args(["--management-url", management]);
         }
+        command.args(args);
         command
     }
 

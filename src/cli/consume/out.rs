@@ -35,17 +35,8 @@ impl Outlet {
             let sink = Sink::new(format, Box::new(Framed { inner: shared.clone(), before }));
             return Ok((sink, Outlet { stdout: Some(shared), is_document }));
         };
-        let sink = Sink::new(format, target(Some(path), session)?);
-        let failed = |error| CliError::unwritable(path, &error);
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(session.resolve(path))
-            .map_err(failed)?;
-        if matches!(format, Format::Ndjson) {
-            end_last_line(&mut file, &session.resolve(path)).map_err(failed)?;
-        }
-        let sink = Sink::new(format, Box::new(DurableFile::new(file).map_err(failed)?));
+        let is_ndjson = matches!(format, Format::Ndjson);
+        let sink = Sink::new(format, Box::new(appended(path, is_ndjson, session)?));
         Ok((sink, Outlet { stdout: None, is_document: false }))
     }
 
@@ -78,10 +69,20 @@ pub(in crate::cli) fn target(
     let Some(path) = out else {
         return Ok(Box::new(Framed { inner: Shared::new(session), before: None }));
     };
+    Ok(Box::new(appended(path, false, session)?))
+}
+
+/// The file `path`, to be appended to; on a line of its own where lines are `whole`.
+fn appended(path: &Path, whole: bool, session: &Session) -> Result<DurableFile, CliError> {
     let failed = |error| CliError::unwritable(path, &error);
-    let file =
-        OpenOptions::new().append(true).create(true).open(session.resolve(path)).map_err(failed)?;
-    Ok(Box::new(DurableFile::new(file).map_err(failed)?))
+    let place = session.resolve(path);
+    let mut file = OpenOptions::new().append(true).create(true).open(&place).map_err(failed)?;
+    if whole {
+        end_last_line(&mut file, &place).map_err(failed)?;
+    }
+    DurableFile::new(file).map_err(failed)
+}
+
 /// A killed run may have left half a record, whose message comes again: what is appended must not be
 /// read together with it.
 fn end_last_line(file: &mut File, path: &Path) -> io::Result<()> {
