@@ -199,13 +199,14 @@ fn row(what: &str, figure: &str, bound: &str) {
 /// A part's name for the command line, and what measures it.
 type Part = (&'static str, fn(&Bench));
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("version", version),
     ("cold", cold_publish),
     ("bulk", bulk),
     ("memory", memory),
     ("embedded", embedded),
     ("plan", plan),
+    ("queues", queues),
 ];
 
 fn compare() {
@@ -404,6 +405,66 @@ fn plan(bench: &Bench) {
     );
     let rss = peak_memory_mib(bench.nexusctl().args(["topology", "plan"]).arg(&topology));
     row("peak memory of that plan", &format!("{rss:.0} MiB"), "<= 100 MiB");
+}
+
+/// A broker with 10,000 queues, in a vhost of their own that goes when this is done.
+fn queues(bench: &Bench) {
+    const QUEUES: usize = 10_000;
+    let api = |method: &str, path: &str, body: &str| {
+        let url = format!("{}/api/{path}", bench.management());
+        time(Command::new("curl").args([
+            "-sf",
+            "-u",
+            "guest:guest",
+            "-X",
+            method,
+            "-H",
+            "content-type: application/json",
+            "-d",
+            body,
+            "-o",
+            "/dev/null",
+            &url,
+        ]))
+    };
+    api("PUT", "vhosts/queues", "{}");
+    api("PUT", "permissions/queues/guest", r#"{"configure":".*","write":".*","read":".*"}"#);
+    let all: Vec<String> = (0..QUEUES)
+        .map(|n| {
+            let (durable, more) = (r#""durable":true"#, r#""auto_delete":false,"arguments":{}"#);
+            format!(r#"{{"name":"load.{n:05}",{durable},{more}}}"#)
+        })
+        .collect();
+    let definitions =
+        bench.topology("queues.json", &format!(r#"{{"queues":[{}]}}"#, all.join(",")));
+    api("POST", "definitions/queues", &format!("@{}", definitions.display()));
+    // The cheapest that shows the same columns.
+    let path = format!(
+        "{}/api/queues/queues?disable_stats=true&enable_queue_totals=true",
+        bench.management()
+    );
+    let mut listing =
+        || time(Command::new("curl").args(["-sf", "-u", "guest:guest", "-o", "/dev/null", &path]));
+    let list = || {
+        let mut command = bench.nexusctl();
+        command.args(["--vhost", "queues", "queue", "list", "-o", "json"]);
+        command
+    };
+    let mut ours = || time(&mut list());
+    let times = in_turn(5, &mut [&mut ours, &mut listing]);
+    row(
+        "queue list of 10,000 queues, beyond listing",
+        &format!(
+            "{:.0} ms ({:.0} - {:.0})",
+            ms(times[0]) - ms(times[1]),
+            ms(times[0]),
+            ms(times[1])
+        ),
+        "<= 2000 ms",
+    );
+    let rss = peak_memory_mib(&mut list());
+    row("peak memory of that list", &format!("{rss:.0} MiB"), "<= 150 MiB");
+    api("DELETE", "vhosts/queues", "");
 }
 
 /// Peak resident memory of a command, as GNU time reports it.

@@ -349,6 +349,8 @@ fn every_command_that_changes_something_can_be_tried_dry() {
         "context show",
         "context validate",
         "explain",
+        "journal list",
+        "journal show",
         "man",
         "queue find",
         "queue list",
