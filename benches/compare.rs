@@ -462,7 +462,7 @@ fn queues(bench: &Bench) {
         ),
         "<= 2000 ms",
     );
-    let rss = peak_memory_mib(&mut list());
+    let rss = peak_memory_mib(&list());
     row("peak memory of that list", &format!("{rss:.0} MiB"), "<= 150 MiB");
     api("DELETE", "vhosts/queues", "");
 }
