@@ -262,6 +262,7 @@ const PARTS: [Part; 7] = [
     ("embedded", embedded),
     ("plan", plan),
     ("resilience", resilience),
+    ("queues", queues),
 ];
 
 fn compare() {
@@ -597,6 +598,64 @@ fn reorder(workflows: &[String], each: usize, order: impl Fn(usize) -> usize) ->
     });
     assert_eq!(released, each * workflows.len());
     took
+/// A broker with 10,000 queues, in a vhost of their own that goes when this is done.
+fn queues(bench: &Bench) {
+    const QUEUES: usize = 10_000;
+    let api = |method: &str, path: &str, body: &str| {
+        let url = format!("{}/api/{path}", bench.management());
+        time(Command::new("curl").args([
+            "-sf",
+            "-u",
+            "guest:guest",
+            "-X",
+            method,
+            "-H",
+            "content-type: application/json",
+            "-d",
+            body,
+            "-o",
+            "/dev/null",
+            &url,
+        ]))
+    };
+    api("PUT", "vhosts/queues", "{}");
+    api("PUT", "permissions/queues/guest", r#"{"configure":".*","write":".*","read":".*"}"#);
+    let all: Vec<String> = (0..QUEUES)
+        .map(|n| {
+            let (durable, more) = (r#""durable":true"#, r#""auto_delete":false,"arguments":{}"#);
+            format!(r#"{{"name":"load.{n:05}",{durable},{more}}}"#)
+        })
+        .collect();
+    let definitions =
+        bench.topology("queues.json", &format!(r#"{{"queues":[{}]}}"#, all.join(",")));
+    api("POST", "definitions/queues", &format!("@{}", definitions.display()));
+    // The cheapest that shows the same columns.
+    let path = format!(
+        "{}/api/queues/queues?disable_stats=true&enable_queue_totals=true",
+        bench.management()
+    );
+    let mut listing =
+        || time(Command::new("curl").args(["-sf", "-u", "guest:guest", "-o", "/dev/null", &path]));
+    let list = || {
+        let mut command = bench.nexusctl();
+        command.args(["--vhost", "queues", "queue", "list", "-o", "json"]);
+        command
+    };
+    let mut ours = || time(&mut list());
+    let times = in_turn(5, &mut [&mut ours, &mut listing]);
+    row(
+        "queue list of 10,000 queues, beyond listing",
+        &format!(
+            "{:.0} ms ({:.0} - {:.0})",
+            ms(times[0]) - ms(times[1]),
+            ms(times[0]),
+            ms(times[1])
+        ),
+        "<= 2000 ms",
+    );
+    let rss = peak_memory_mib(&list());
+    row("peak memory of that list", &format!("{rss:.0} MiB"), "<= 150 MiB");
+    api("DELETE", "vhosts/queues", "");
 }
 
 /// Peak resident memory of a command, as GNU time reports it.

@@ -1041,6 +1041,60 @@ impl Moving {
     }
 }
 
+/// An interrupt ends a move or a copy with exact numbers: none is lost, none is twice.
+fn interrupted_while_moving(place: &Place) {
+    let (from, to) = (QueueType::Classic, QueueType::Classic);
+    let moving = Moving { from, to, filtered: false };
+    moving.set_up(place);
+    for verb in ["copy", "move"] {
+        let mut hit = false;
+        for _ in 0..10 {
+            let args = ["queue", verb, "a", "b", "--timeout", "20s", "-o", "json"];
+            let mut running = Running::start(&mut place.command(&args));
+            if Moving::has_moved(place, &mut running, 100) {
+                running.signal("-INT");
+            }
+            let ran = running.ends_within(Duration::from_secs(30));
+            let view: serde_json::Value = serde_json::from_str(&ran.out()).unwrap();
+            let transferred = view["transferred"].as_u64().unwrap();
+            let there = as_numbers(&place.drain("b"));
+            assert_eq!(there, (0..transferred).collect::<Vec<_>>(), "{verb}: {view}");
+            assert_eq!(view["inBoth"], 0, "{verb}: {view}");
+            let gone = if verb == "move" { transferred } else { 0 };
+            assert_eq!(place.waiting("a"), Moving::MESSAGES - gone, "{verb}: {view}");
+            hit = transferred < Moving::MESSAGES;
+            assert_eq!(ran.status, Some(if hit { 130 } else { 0 }), "{verb}: {ran:?}");
+            if hit || verb == "move" {
+                let rest = as_numbers(&place.drain("a"));
+                assert_eq!(rest, (gone..Moving::MESSAGES).collect::<Vec<_>>(), "{verb}: {view}");
+                place.put("a", &numbers(0..Moving::MESSAGES));
+            }
+            if hit {
+                break;
+            }
+        }
+        assert!(hit, "{verb}: it was never in the middle");
+    }
+}
+
+mod interrupted {
+    use super::{Place, interrupted_while_moving};
+
+    #[test]
+    fn embedded() {
+        interrupted_while_moving(&Place::embedded());
+    }
+
+    #[test]
+    fn rabbitmq() {
+        for kind in ["rabbitmq_3_10", "rabbitmq_4_0"] {
+            if let Some(place) = Place::open(kind, "interrupted") {
+                interrupted_while_moving(&place);
+            }
+        }
+    }
+}
+
 mod moved_under_kills {
     use super::{Moving, Place, QueueType};
 

@@ -69,8 +69,8 @@ pub trait Carrier: Send {
     /// A copy was not confirmed, so its message stays; whether to take more.
     fn refused(&mut self, outcome: Outcome) -> ControlFlow<()>;
 
-    /// Hears how far it is; whether to take more. Called whenever messages were settled, and at
-    /// every poll.
+    /// Hears how far it is; whether to take more. Called whenever messages were settled or some
+    /// were looked at, and at every poll.
     async fn checkpoint(&mut self, so_far: &Carried) -> Result<ControlFlow<()>, BrokerError>;
 
     /// Nothing came for a poll, and nothing is in flight; whether to wait on.
@@ -134,6 +134,9 @@ pub struct Carried {
     /// What failed.
     pub failure: Option<BrokerError>,
 }
+
+/// How many messages are looked at or confirmed between two checkpoints, when none is settled.
+const TELL_EVERY: u64 = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -319,9 +322,15 @@ impl Run<'_> {
     }
 
     async fn take(&mut self, carrier: &mut dyn Carrier) -> Result<(), BrokerError> {
+        let mut told = 0;
         while !self.ending {
-            if self.settle().await? && carrier.checkpoint(&self.so_far).await?.is_break() {
-                return Ok(());
+            let settled = self.settle().await?;
+            let done = self.so_far.looked + self.so_far.confirmed;
+            if settled || done >= told + TELL_EVERY {
+                told = done;
+                if carrier.checkpoint(&self.so_far).await?.is_break() {
+                    return Ok(());
+                }
             }
             if self.so_far.held >= u64::from(self.options.prefetch) && self.line.places.is_empty() {
                 self.so_far.full = true;

@@ -353,6 +353,8 @@ fn every_command_that_changes_something_can_be_tried_dry() {
         "explain",
         "limit list",
         "limit show",
+        "journal list",
+        "journal show",
         "man",
         "queue find",
         "queue list",

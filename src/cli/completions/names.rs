@@ -62,7 +62,7 @@ fn attach(command: clap::Command, source: &Arc<Source>) -> clap::Command {
             let is = |name: &str| names.iter().any(|known| known == name);
             let kind = if is("CONTEXT") {
                 Kind::Context
-            } else if is("QUEUE") || arg.get_id() == "queue" {
+            } else if is("QUEUE") || is("FROM") || is("TO") || arg.get_id() == "queue" {
                 Kind::Queue
             } else if arg.get_id() == "exchange" || is("EXCHANGE[:KEY]") {
                 Kind::Exchange

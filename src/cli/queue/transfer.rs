@@ -380,6 +380,12 @@ impl Wanted {
             // What goes is delivered once and is gone.
             cost = Cost { barred: cost.barred, ..Cost::default() };
         }
+        if !options.holds() && !is_stream && depth.consumers > 0 && cost.barred.is_none() {
+            warnings.push(format!(
+                "others consume ({}): what they hold is not moved",
+                counted(depth.consumers, "consumer")
+            ));
+        }
         warnings.append(&mut cost.warnings);
         let mut losses = Vec::new();
         let target = to.as_ref().zip(view.as_ref());
