@@ -35,6 +35,7 @@ fn main() {
     match arguments.get(1).map(String::as_str) {
         Some("bare-publish") => bare(publish_bare(&arguments[2], &arguments[3])),
         Some("bare-consume") => bare(consume_bare(&arguments[2], &arguments[3])),
+        Some("answer-lines") => answer_lines(),
         Some("bare-request") => bare(request_bare(&arguments[2], &arguments[3])),
         Some("bare-respond") => bare(respond_bare(&arguments[2], &arguments[3])),
         _ if std::env::var_os("BENCH_NODE").is_none() => {
@@ -253,11 +254,12 @@ fn row(what: &str, figure: &str, bound: &str) {
 /// A part's name for the command line, and what measures it.
 type Part = (&'static str, fn(&Bench));
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 10] = [
     ("version", version),
     ("cold", cold_publish),
     ("bulk", bulk),
     ("request", request),
+    ("worker", worker),
     ("memory", memory),
     ("embedded", embedded),
     ("plan", plan),
@@ -368,6 +370,96 @@ fn bulk(bench: &Bench) {
             ">= 0.9 x",
         );
     }
+}
+
+/// The quickest handler there is: it says of each line that it is done.
+fn answer_lines() {
+    let mut input = std::io::BufReader::with_capacity(1 << 20, std::io::stdin().lock());
+    let mut answers = Vec::new();
+    let mut rest: Vec<u8> = Vec::new();
+    loop {
+        let piece = std::io::BufRead::fill_buf(&mut input).expect("to read");
+        if piece.is_empty() {
+            return;
+        }
+        let taken = piece.len();
+        rest.extend_from_slice(piece);
+        std::io::BufRead::consume(&mut input, taken);
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        for line in rest[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let end = line.iter().position(|byte| *byte == b',').expect("an id");
+            answers.extend_from_slice(&line[..end]);
+            answers.extend_from_slice(b"}\n");
+        }
+        rest.drain(..whole);
+        std::io::stdout().write_all(&answers).expect("to write");
+        std::io::stdout().flush().expect("to write");
+        answers.clear();
+    }
+}
+
+/// Handling messages by a command, beside doing nothing with them, and beside starting processes alone.
+fn worker(bench: &Bench) {
+    const PROCESSES: usize = 2_000;
+    declare_queue(bench, "work");
+    let file = bench.records("bulk.ndjson", BULK);
+    let fill = |count: usize| {
+        let count = count.to_string();
+        let mut publish = bench.nexusctl();
+        publish.args(["publish", "", "work", "--records", "-f", &file, "-q"]);
+        if count != BULK.to_string() {
+            publish = bench.nexusctl();
+            publish.args(["publish", "", "work", "x", "--count", &count, "-q"]);
+        }
+        time(&mut publish);
+    };
+    let count = BULK.to_string();
+    let myself = std::env::current_exe().expect("this program").display().to_string();
+    let mut ours = || {
+        fill(BULK);
+        time(bench.nexusctl().args([
+            "worker", "work", "--ndjson", "--window", "500", "--prefetch", "500", "--count", &count,
+            "--stop-on-failure", "-q", "--", &myself, "answer-lines",
+        ]))
+    };
+    let mut bare = || {
+        fill(BULK);
+        time(&mut bench.itself(&["bare-consume", bench.amqp(), "work"]))
+    };
+    let times = in_turn(3, &mut [&mut ours, &mut bare]);
+    row(
+        &format!("worker, a command that lives on, {BULK} x 1 KiB / a bare lapin loop"),
+        &format!(
+            "{:.2} x ({:.0} / {:.0} per s)",
+            ms(times[1]) / ms(times[0]),
+            per_second(BULK, times[0]),
+            per_second(BULK, times[1])
+        ),
+        ">= 0.8 x",
+    );
+    let count = PROCESSES.to_string();
+    let mut ours = || {
+        fill(PROCESSES);
+        time(bench.nexusctl().args([
+            "worker", "work", "--jobs", "2", "--count", &count, "--stop-on-failure", "-q", "--",
+            "/bin/true",
+        ]))
+    };
+    let mut xargs = || {
+        let script = format!("seq {PROCESSES} | xargs -n 1 -P 2 /bin/true");
+        time(Command::new("sh").args(["-c", &script]))
+    };
+    let times = in_turn(3, &mut [&mut ours, &mut xargs]);
+    row(
+        &format!("worker, a process a message, {PROCESSES} / xargs -P"),
+        &format!(
+            "{:.2} x ({:.0} / {:.0} per s)",
+            ms(times[1]) / ms(times[0]),
+            per_second(PROCESSES, times[0]),
+            per_second(PROCESSES, times[1])
+        ),
+        ">= 0.9 x",
+    );
 }
 
 /// One question at a time: what is measured is the way there and back.

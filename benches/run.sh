@@ -2,8 +2,7 @@
 # The benchmarks behind the README's figures: ratios, each taken in one run on one machine, against
 # peers that this script installs (amqp-tools, pika, a C compiler). Prints a table; needs root or
 # sudo for the packages. `benches/run.sh [3.10|4.0 [PART]...]` chooses the RabbitMQ, 4.0 by default,
-# and the parts: version, cold, bulk, memory, embedded, plan, resilience; all by default.
-# and the parts: version, cold, bulk, memory, embedded, plan, queues; all
+# and the parts: version, cold, bulk, memory, embedded, plan, resilience, request, worker, queues; all
 # by default.
 set -euo pipefail
 cd "$(dirname "$0")/.."

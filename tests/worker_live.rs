@@ -275,6 +275,8 @@ fn the_broker_is_killed(version: &str, mode: Mode) {
     let Some(mut own) = OwnNode::start(version) else { return };
     let place = Place::on(&own.node, "worker-broker-killed");
     declare(&place);
+    // A quorum queue that was just declared is lost with its node.
+    std::thread::sleep(Duration::from_secs(3));
     let kills = kills();
     let count = 60 * (kills + 1);
     publish(&place, 0..count);

@@ -651,7 +651,8 @@ impl Run<'_> {
     async fn look(&mut self, is_held: bool) -> Result<Option<ConsumeEnd>, BrokerError> {
         for second in [false, true] {
             match self.gauge.read(self.queue).await {
-                Ok(Some(depth)) if depth.ready > 0 => {
+                // A quorum queue that has lost its leader counts nothing at all, not even us.
+                Ok(Some(depth)) if depth.ready > 0 || depth.consumers == 0 => {
                     let stalled = self.quiet_since.elapsed() >= self.options.patience;
                     return Ok(match is_held {
                         true => Some(ConsumeEnd::Held),

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::base::id::{QueueName, RoutingKey};
 use crate::base::time::{HumanDuration, Timestamp};
 use crate::broker::{
-    Broker, BrokerError, Consumer, Delivery, ErrorKind, Publish, QueueDepth, Settled, Settlement,
+    Broker, BrokerError, Consumer, DIRECT_REPLY_TO, Delivery, ErrorKind, Publish, QueueDepth, Settled, Settlement,
 };
 use crate::delivery::stop::{Stop, Wish};
 use crate::message::{Envelope, FieldValue, Message};
@@ -390,10 +390,11 @@ impl<'a> Engine<'a> {
     async fn look(&mut self) -> Result<Option<WorkEnd>, BrokerError> {
         for second in [false, true] {
             match self.broker.depth(self.queue).await {
-                Ok(Some(QueueDepth { ready: 0, .. })) if second => {
+                // A queue that does not know of us cannot be asked: its leader is lost.
+                Ok(Some(QueueDepth { ready: 0, consumers: 1.. })) if second => {
                     return Ok(Some(WorkEnd::Empty));
                 }
-                Ok(Some(QueueDepth { ready: 0, .. })) => {}
+                Ok(Some(QueueDepth { ready: 0, consumers: 1.. })) => {}
                 Ok(Some(_)) => {
                     // They may be another's alone.
                     let since = *self.stalled_since.get_or_insert_with(Instant::now);
@@ -973,6 +974,10 @@ impl<'a> Engine<'a> {
         let id = parcel.job;
         if let Posted::Returned { code, text } = posted {
             match parcel.purpose {
+                // The broker returns answers that it delivers directly as well.
+                Purpose::Answer if parcel.publish.routing_key.as_str().starts_with(DIRECT_REPLY_TO) => {
+                    self.report.published += 1;
+                }
                 // Who asked has gone.
                 Purpose::Answer => self.report.unanswered += 1,
                 Purpose::Result => {
