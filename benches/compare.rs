@@ -418,8 +418,20 @@ fn worker(bench: &Bench) {
     let mut ours = || {
         fill(BULK);
         time(bench.nexusctl().args([
-            "worker", "work", "--ndjson", "--window", "500", "--prefetch", "500", "--count", &count,
-            "--stop-on-failure", "-q", "--", &myself, "answer-lines",
+            "worker",
+            "work",
+            "--ndjson",
+            "--window",
+            "500",
+            "--prefetch",
+            "500",
+            "--count",
+            &count,
+            "--stop-on-failure",
+            "-q",
+            "--",
+            &myself,
+            "answer-lines",
         ]))
     };
     let mut bare = || {
@@ -441,7 +453,15 @@ fn worker(bench: &Bench) {
     let mut ours = || {
         fill(PROCESSES);
         time(bench.nexusctl().args([
-            "worker", "work", "--jobs", "2", "--count", &count, "--stop-on-failure", "-q", "--",
+            "worker",
+            "work",
+            "--jobs",
+            "2",
+            "--count",
+            &count,
+            "--stop-on-failure",
+            "-q",
+            "--",
             "/bin/true",
         ]))
     };
@@ -690,6 +710,8 @@ fn reorder(workflows: &[String], each: usize, order: impl Fn(usize) -> usize) ->
     });
     assert_eq!(released, each * workflows.len());
     took
+}
+
 /// A broker with 10,000 queues, in a vhost of their own that goes when this is done.
 fn queues(bench: &Bench) {
     const QUEUES: usize = 10_000;

@@ -51,6 +51,11 @@ fn prepared() -> Machine {
     machine.run("context use --none").ok();
     follow_a_workflow(&machine.path(".nexus/state.db"));
     machine.write("bodies.txt", "one\ntwo\n");
+    machine.script("handle.sh", "cat >/dev/null");
+    machine.script(
+        "agent.sh",
+        "while read -r line; do id=${line#*:}; echo \"{\\\"id\\\":${id%%,*}}\"; done",
+    );
     let record = r#"{"exchange":"nexus.agents","routingKey":"worker","body":"three"}"#;
     machine.write("messages.ndjson", &format!("{record}\n{{\n"));
     let played = |ms: u32| {
@@ -182,7 +187,10 @@ fn the_json_of_every_command_keeps_its_published_schema() {
         if line.contains("--out ") {
             return Ok(());
         }
-        let (_, ran) = run_example(&format!("{line} -o json"));
+        // What follows a `--` is another program's.
+        let (ours, other) = line.split_once(" -- ").unwrap_or((line, ""));
+        let rest = if other.is_empty() { String::new() } else { format!(" -- {other}") };
+        let (_, ran) = run_example(&format!("{ours} -o json{rest}"));
         let document: Value =
             serde_json::from_str(&ran.stdout).map_err(|e| format!("{e}\n{}", ran.shown()))?;
         let kind = document["kind"].as_str().unwrap_or_default();

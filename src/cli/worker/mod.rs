@@ -32,9 +32,7 @@ use super::runtime::unless_stopped;
 use super::session::Session;
 use super::settings::Settings;
 
-use choices::{
-    CheckArgs, DeadLetterArgs, EndArgs, HandlerArgs, OrderArgs, ResultArgs, RetryArgs,
-};
+use choices::{CheckArgs, DeadLetterArgs, EndArgs, HandlerArgs, OrderArgs, ResultArgs, RetryArgs};
 
 pub use respond::RespondArgs;
 pub(super) use respond::run as respond;
@@ -60,10 +58,10 @@ pub fn guard_handlers(input: impl Read) {
     command lives on: each message is a line {\"id\":1,…record…}, each answer a line {\"id\":1}, \
     {\"id\":1,\"status\":65,\"error\":\"why\"} or {\"id\":1,\"record\":{\"body\":…}} with a \
     result.\n\nExamples:\n  \
-    nexusctl worker agent.worker --jobs 4 -- ./handle.sh\n  \
-    nexusctl worker agent.worker --until-empty -- jq -c .payload\n  \
-    nexusctl worker agent.worker --ndjson --publish nexus.events result.ready -- python3 agent.py\n  \
-    nexusctl worker agent.worker --attempts 8 --backoff 1s --delay --dedup -- ./handle.sh\n  \
+    nexusctl worker agent.worker --idle 1s --jobs 4 -- ./handle.sh\n  \
+    nexusctl worker agent.worker --until-empty -- wc -c\n  \
+    nexusctl worker agent.worker --count 12 --ndjson --publish nexus.events ready -- ./agent.sh\n  \
+    nexusctl worker agent.worker --until-empty --attempts 8 --backoff 1s --dedup -- ./handle.sh\n  \
     nexusctl worker agent.worker --report fates.ndjson --dry-run -- ./handle.sh"
 )]
 pub struct WorkerArgs {
@@ -116,11 +114,8 @@ pub(super) fn run(args: WorkerArgs, session: &mut Session) -> Result<ExitStatus,
     let keep = !matches!(options.result, ResultTo::Nowhere) || options.answer;
     let spec = handler.spec(&command, &queue, keep, listener(session), session);
     let job = Job { queue, options, end, checks, keep_results: results.out(), dry_run };
-    let steps = Steps {
-        dead_letters: Some(dead_letters),
-        delay: retry.delays()?,
-        shown: spec.shown(),
-    };
+    let steps =
+        Steps { dead_letters: Some(dead_letters), delay: retry.delays()?, shown: spec.shown() };
     job.run(steps, session, |session| {
         let guard = Arc::new(start_guard(session)?);
         Ok(match handler.lives_on() {
@@ -183,7 +178,9 @@ impl Job {
                 let found = dead_letters.find(broker.as_ref(), &queue).await;
                 options.dead_letters = match found {
                     Ok(found) => found,
-                    Err(error) => return Err(error.named(broker.as_ref(), &queue, &settings).await),
+                    Err(error) => {
+                        return Err(error.named(broker.as_ref(), &queue, &settings).await);
+                    }
                 };
             }
             if !dry_run {

@@ -30,10 +30,10 @@ use super::{Job, Steps, listener, start_guard};
     writes to standard output is the answer; when it fails, the answer is an error (header \
     x-nexus-error with its last line, x-nexus-error-code with its status), and `nexusctl request` ends \
     with status 9. Nothing is tried again: who asked decides.\n\nExamples:\n  \
-    nexusctl respond agent.worker --echo\n  \
+    nexusctl respond agent.worker --idle 1s --echo\n  \
     nexusctl respond agent.worker --template 'got ${ size } bytes for ${ routingKey }' --count 10\n  \
-    nexusctl respond agent.worker --jobs 4 -- ./answer.sh\n  \
-    nexusctl respond agent.worker --ndjson -- python3 agent.py"
+    nexusctl respond agent.worker --count 12 --jobs 4 -- ./handle.sh\n  \
+    nexusctl respond agent.worker --count 12 --ndjson -- ./agent.sh"
 )]
 pub struct RespondArgs {
     /// The queue that requests come to
