@@ -20,9 +20,9 @@ pub const FILTER_VARIABLES: [&str; 8] =
 struct Uses([bool; 8]);
 
 impl Uses {
-    fn of<'a>(expressions: impl Iterator<Item = &'a Expression> + Clone) -> Self {
+    fn of(expressions: &[&Expression]) -> Self {
         Uses(FILTER_VARIABLES.map(|name| {
-            expressions.clone().any(|expression| expression.variables().any(|used| used == name))
+            expressions.iter().any(|expression| expression.variables().any(|used| used == name))
         }))
     }
 
@@ -68,7 +68,7 @@ impl Filter {
     /// Reads a condition.
     pub fn parse(source: &str) -> Result<Self, ExpressionError> {
         let condition = Expression::parse_with(source, &FILTER_VARIABLES)?;
-        let uses = Uses::of([&condition].into_iter());
+        let uses = Uses::of(&[&condition]);
         Ok(Filter { condition, uses })
     }
 
@@ -91,7 +91,7 @@ impl MessageKey {
     /// Reads an expression.
     pub fn parse(source: &str) -> Result<Self, ExpressionError> {
         let expression = Expression::parse_with(source, &FILTER_VARIABLES)?;
-        let uses = Uses::of([&expression].into_iter());
+        let uses = Uses::of(&[&expression]);
         Ok(MessageKey { expression, uses })
     }
 
@@ -119,7 +119,7 @@ impl MessageTemplate {
     /// Reads a template.
     pub fn parse(source: &str) -> Result<Self, ExpressionError> {
         let template = Template::parse_with(source, &FILTER_VARIABLES)?;
-        let uses = Uses::of(template.expressions().collect::<Vec<_>>().into_iter());
+        let uses = Uses::of(&template.expressions().collect::<Vec<_>>());
         Ok(MessageTemplate { template, uses })
     }
 

@@ -20,6 +20,7 @@ use crate::delivery::worker::handler::process::{CommandSpec, Listener};
 use crate::delivery::worker::{
     Address, DeadLetters, Journal, Order, Remember, ResultTo, WorkOptions,
 };
+use crate::project::Project;
 use crate::resilience::circuit::CircuitSettings;
 use crate::resilience::dedup::DedupSettings;
 use crate::resilience::limiter::Priority;
@@ -547,12 +548,12 @@ impl CheckArgs {
             key.map_err(|error| CliError::usage(format!("--dedup-key: {error}")))?;
         let project = settings.project.as_ref();
         if let Some(name) = &self.circuit {
-            let circuits = project.map(|project| project.circuits()).unwrap_or_default();
+            let circuits = project.map(Project::circuits).unwrap_or_default();
             let known: CircuitSettings = circuits.get(name).copied().unwrap_or_default();
             sharing.circuit = Some((name.clone(), known));
         }
         if let Some(name) = &self.limit {
-            let limits = project.map(|project| project.limits()).unwrap_or_default();
+            let limits = project.map(Project::limits).unwrap_or_default();
             sharing.limit = Some((name.clone(), known_limit(&limits, name)?, self.priority));
         }
         if let Some(rate) = self.rate {

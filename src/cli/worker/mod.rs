@@ -116,7 +116,7 @@ pub(super) fn run(args: WorkerArgs, session: &mut Session) -> Result<ExitStatus,
     let job = Job { queue, options, end, checks, keep_results: results.out(), dry_run };
     let steps =
         Steps { dead_letters: Some(dead_letters), delay: retry.delays()?, shown: spec.shown() };
-    job.run(steps, session, |session| {
+    job.run(&steps, session, |session| {
         let guard = Arc::new(start_guard(session)?);
         Ok(match handler.lives_on() {
             true => Box::new(Lines::new(spec, handler.window(), guard)),
@@ -147,7 +147,7 @@ struct Job {
 impl Job {
     fn run(
         self,
-        steps: Steps,
+        steps: &Steps,
         session: &mut Session,
         handler: impl FnOnce(&mut Session) -> Result<Box<dyn Handler>, CliError>,
     ) -> Result<ExitStatus, CliError> {

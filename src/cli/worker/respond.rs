@@ -100,7 +100,7 @@ pub(in crate::cli) fn run(
     let steps = Steps { dead_letters: None, delay: Delays::none(), shown };
     let name = queue.as_str().to_owned();
     let job = Job { queue, options, end, checks, keep_results: None, dry_run };
-    job.run(steps, session, |session| {
+    job.run(&steps, session, |session| {
         let handler: Box<dyn Handler> = match reply {
             Some(reply) => Box::new(Builtin::new(reply, &name)),
             None => {

@@ -372,7 +372,7 @@ impl<'a> Engine<'a> {
         let gap = self
             .reorder
             .as_ref()
-            .and_then(|buffer| buffer.next_deadline())
+            .and_then(ReorderBuffer::next_deadline)
             .map(|at| Instant::now() + at.since(self.now()).max(Duration::from_millis(1)));
         let starts = [self.ask_again, self.next_start].into_iter().flatten().filter(|_| may_start);
         starts.chain(delayed).chain(gap).min()
@@ -591,7 +591,7 @@ impl<'a> Engine<'a> {
             return Err(self.failed(error));
         }
         for (parcel, posted) in std::mem::take(&mut self.posted) {
-            self.delivered(parcel, posted)?;
+            self.delivered(&parcel, posted)?;
         }
         if may_start {
             let now = self.now();
@@ -967,7 +967,7 @@ impl<'a> Engine<'a> {
     }
 
     /// What became of a parcel.
-    fn delivered(&mut self, parcel: Parcel, posted: Posted) -> Result<(), WorkEnd> {
+    fn delivered(&mut self, parcel: &Parcel, posted: Posted) -> Result<(), WorkEnd> {
         let id = parcel.job;
         if let Posted::Returned { code, text } = posted {
             match parcel.purpose {
@@ -1163,7 +1163,7 @@ impl<'a> Engine<'a> {
                 *self.done_unacked.entry(key).or_default() += 1;
             }
         } else if fate == Fate::Rejected {
-            self.to_reject(&work);
+            self.reject(&work);
         } else if is_settled {
             self.unsettled.done(work.delivery.tag);
         }
@@ -1182,7 +1182,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn to_reject(&mut self, work: &Work) {
+    fn reject(&mut self, work: &Work) {
         self.unsettled.settled(work.delivery.tag);
         self.worker.rejections.push(work.delivery.tag);
     }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::base::time::Timestamp;
 use crate::broker::{BrokerError, Delivery};
+use crate::message::FieldValue;
 
 use super::handler::{Fault, HandlerError};
 
@@ -234,8 +235,8 @@ pub(super) fn write_entry(
         "messageId": properties.message_id,
         "exchange": delivery.exchange.as_str(),
         "routingKey": delivery.routing_key.as_str(),
-        "workflow": properties.header("x-nexus-workflow").and_then(|value| value.as_text()),
-        "sequence": properties.header("x-nexus-sequence").and_then(|value| value.as_i64()),
+        "workflow": properties.header("x-nexus-workflow").and_then(FieldValue::as_text),
+        "sequence": properties.header("x-nexus-sequence").and_then(FieldValue::as_i64),
         "class": fault.map(|fault| fault.class),
         "code": fault.map(|fault| fault.code.as_str()),
         "reason": fault.map(|fault| fault.reason.as_str()),
