@@ -123,11 +123,9 @@ impl Log {
         for line in whole_lines(&Log::path(place)) {
             let words: Vec<&str> = line.split(' ').collect();
             match words.as_slice() {
-                ["start", n, again, pid] => log.starts.push((
-                    n.parse().unwrap(),
-                    *again == "1",
-                    pid.parse().unwrap(),
-                )),
+                ["start", n, again, pid] => {
+                    log.starts.push((n.parse().unwrap(), *again == "1", pid.parse().unwrap()))
+                }
                 ["done", n] => log.done.push(n.parse().unwrap()),
                 other => panic!("{other:?}"),
             }
@@ -402,8 +400,20 @@ fn failures_are_dead_letters_with_reasons(kind: &str) {
          slow) sleep 100;;\nesac\n",
     );
     let args = [
-        "worker", "jobs", "--until-empty", "--attempts", "3", "--backoff", "5ms",
-        "--attempt-timeout", "300ms", "-o", "json", "--", "sh", &script,
+        "worker",
+        "jobs",
+        "--until-empty",
+        "--attempts",
+        "3",
+        "--backoff",
+        "5ms",
+        "--attempt-timeout",
+        "300ms",
+        "-o",
+        "json",
+        "--",
+        "sh",
+        &script,
     ];
     let ran = place.run(&args).is(3);
     let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
@@ -411,7 +421,8 @@ fn failures_are_dead_letters_with_reasons(kind: &str) {
     assert_eq!((&report["timeouts"], &report["retries"]), (&3.into(), &4.into()), "{report}");
     let mut tries: Vec<String> = whole_lines(&place.path("tries"));
     tries.sort();
-    let expected = ["busy 1", "busy 2", "busy 3", "good 1", "poison 1", "slow 1", "slow 2", "slow 3"];
+    let expected =
+        ["busy 1", "busy 2", "busy 3", "good 1", "poison 1", "slow 1", "slow 2", "slow 3"];
     assert_eq!(tries, expected);
     let mut dead = BTreeMap::new();
     for record in take_records(&place, "dead") {
@@ -447,7 +458,15 @@ fn results_go_on(kind: &str) {
     place.declare("results");
     place.put("jobs", "1\n2\n3\n");
     let args = [
-        "worker", "jobs", "--until-empty", "--publish", "", "results", "--", "sh", "-c",
+        "worker",
+        "jobs",
+        "--until-empty",
+        "--publish",
+        "",
+        "results",
+        "--",
+        "sh",
+        "-c",
         "read -r n; echo \"{\\\"n\\\":$n}\"",
     ];
     place.run(&args).is(0);
@@ -496,8 +515,20 @@ fn a_stop_is_clean(kind: &str) {
     assert_eq!(place.waiting("jobs"), 7 - log.done.len() as u64);
     // During a wait for the next attempt nothing holds it.
     let args = [
-        "worker", "jobs", "--backoff", "1h", "--max-backoff", "1h", "--max-elapsed", "9h", "--report",
-        "fates", "--", "sh", "-c", "echo x >> tried; exit 75",
+        "worker",
+        "jobs",
+        "--backoff",
+        "1h",
+        "--max-backoff",
+        "1h",
+        "--max-elapsed",
+        "9h",
+        "--report",
+        "fates",
+        "--",
+        "sh",
+        "-c",
+        "echo x >> tried; exit 75",
     ];
     let mut running = Running::start(&mut place.command(&args));
     support::eventually("an attempt fails", || place.path("tried").exists().then_some(()));
@@ -512,7 +543,8 @@ fn duplicates_are_known(kind: &str) {
     // A storm: every message four times.
     (0..4).for_each(|_| publish(&place, 0..6));
     let script = handler(&place, Mode::Process, "", ":", "exit 65");
-    let args = ["worker", "jobs", "--jobs", "3", "--until-empty", "--dedup", "--track", "--", &script];
+    let args =
+        ["worker", "jobs", "--jobs", "3", "--until-empty", "--dedup", "--track", "--", &script];
     place.run(&args).is(0).says(&["6 messages done", "18 done before"]);
     assert_eq!(Log::read(&place).done.len(), 6);
     // Another process knows it too, and by another key as well.
@@ -520,8 +552,14 @@ fn duplicates_are_known(kind: &str) {
     place.run(&args).is(0).says(&["0 messages done", "6 done before"]);
     publish(&place, 0..6);
     let args = [
-        "worker", "jobs", "--until-empty", "--dedup=here", "--dedup-key", "headers['x-nexus-workflow']",
-        "--", &script,
+        "worker",
+        "jobs",
+        "--until-empty",
+        "--dedup=here",
+        "--dedup-key",
+        "headers['x-nexus-workflow']",
+        "--",
+        &script,
     ];
     place.run(&args).is(0).says(&["5 messages done", "1 done before"]);
     let ran = place.run(&["sequence", "show", "w0"]).is(0);
@@ -537,7 +575,16 @@ fn sequences_are_put_into_order(kind: &str) {
     }
     let script = handler(&place, Mode::Process, "", ":", "exit 65");
     let mut args = vec![
-        "worker", "jobs", "--jobs", "4", "--idle", "2s", "--reorder", "--gap-timeout", "500ms", "--",
+        "worker",
+        "jobs",
+        "--jobs",
+        "4",
+        "--idle",
+        "2s",
+        "--reorder",
+        "--gap-timeout",
+        "500ms",
+        "--",
         &script,
     ];
     place.run(&args).is(0).says(&["4 messages done", "1 gap did not close in time"]);

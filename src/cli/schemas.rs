@@ -15,15 +15,15 @@ use super::context::{
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
-use super::limit::{LimitListView, LimitTakeView, LimitView};
 use super::journal::{JournalReplayView, JournalView};
+use super::limit::{LimitListView, LimitTakeView, LimitView};
 use super::output::{View, schema};
 use super::play::PlayView;
 use super::publish::PublishView;
 use super::queue::{PeekPlanView, PurgeView, QueueListView, QueueView, TransferView};
 use super::quickstart::{QuickstartPlanView, QuickstartView};
-use super::sequence::{SequenceListView, SequenceView};
 use super::request::RequestView;
+use super::sequence::{SequenceListView, SequenceView};
 use super::tap::{TapPlanView, TapView};
 use super::topology::{ApplyView, DiffView, FindingsView, GraphView, PlanView};
 use super::version::VersionView;

@@ -315,7 +315,6 @@ pub fn as_numbers(bodies: &[String]) -> Vec<u64> {
     bodies.iter().map(|body| body.parse().unwrap()).collect()
 }
 
-
 /// A node that only this test uses, so that it may be hung and killed.
 pub struct OwnNode {
     pub node: Node,
@@ -354,4 +353,3 @@ impl Drop for OwnNode {
         let _ = Command::new("bash").args([script, "stop", &self.node.dir]).output();
     }
 }
-

@@ -425,11 +425,7 @@ impl OrderArgs {
         self.prefetch.unwrap_or(usual).min(count.max(1))
     }
 
-    pub(super) fn choose(
-        &self,
-        options: &mut WorkOptions,
-        window: usize,
-    ) -> Result<(), CliError> {
+    pub(super) fn choose(&self, options: &mut WorkOptions, window: usize) -> Result<(), CliError> {
         options.order = match (&self.order_by, self.order) {
             (Some(source), _) => Order::Key(
                 MessageKey::parse(source)

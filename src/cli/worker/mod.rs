@@ -32,9 +32,7 @@ use super::runtime::unless_stopped;
 use super::session::Session;
 use super::settings::Settings;
 
-use choices::{
-    CheckArgs, DeadLetterArgs, EndArgs, HandlerArgs, OrderArgs, ResultArgs, RetryArgs,
-};
+use choices::{CheckArgs, DeadLetterArgs, EndArgs, HandlerArgs, OrderArgs, ResultArgs, RetryArgs};
 
 pub use respond::RespondArgs;
 pub(super) use respond::run as respond;
@@ -116,11 +114,8 @@ pub(super) fn run(args: WorkerArgs, session: &mut Session) -> Result<ExitStatus,
     let keep = !matches!(options.result, ResultTo::Nowhere) || options.answer;
     let spec = handler.spec(&command, &queue, keep, listener(session), session);
     let job = Job { queue, options, end, checks, keep_results: results.out(), dry_run };
-    let steps = Steps {
-        dead_letters: Some(dead_letters),
-        delay: retry.delays()?,
-        shown: spec.shown(),
-    };
+    let steps =
+        Steps { dead_letters: Some(dead_letters), delay: retry.delays()?, shown: spec.shown() };
     job.run(steps, session, |session| {
         let guard = Arc::new(start_guard(session)?);
         Ok(match handler.lives_on() {
@@ -183,7 +178,9 @@ impl Job {
                 let found = dead_letters.find(broker.as_ref(), &queue).await;
                 options.dead_letters = match found {
                     Ok(found) => found,
-                    Err(error) => return Err(error.named(broker.as_ref(), &queue, &settings).await),
+                    Err(error) => {
+                        return Err(error.named(broker.as_ref(), &queue, &settings).await);
+                    }
                 };
             }
             if !dry_run {
@@ -259,7 +256,7 @@ async fn refused(
 }
 
 /// The name of this host alone.
-fn host_of(who: &str) -> String {
+pub(super) fn host_of(who: &str) -> String {
     let host = who.split_once('@').map_or(who, |(_, host)| host);
     host.split(',').next().unwrap_or(host).to_owned()
 }
@@ -276,7 +273,7 @@ fn listener(session: &Session) -> Listener {
 }
 
 /// Commands end with this process, however it ends. A run within another program has no guard.
-fn start_guard(session: &Session) -> Result<Guard, CliError> {
+pub(super) fn start_guard(session: &Session) -> Result<Guard, CliError> {
     if !session.is_process {
         return Ok(Guard::none());
     }

@@ -88,7 +88,10 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) async fn open(sharing: Sharing, clock: Arc<dyn Clock>) -> Result<Desk, StorageError> {
+    pub(super) async fn open(
+        sharing: Sharing,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Desk, StorageError> {
         let shares = matches!(sharing.dedup, Some((Remember::Shared, _)));
         let session = match &sharing.state {
             Some(state) if shares => Some(Arc::new(state.begin_session().await?)),

@@ -368,9 +368,11 @@ impl<'a> Engine<'a> {
     fn wake_at(&self) -> Option<Instant> {
         let delayed = self.delayed.peek().map(|Reverse((at, _))| *at);
         let may_start = !self.ready.is_empty();
-        let gap = self.reorder.as_ref().and_then(|buffer| buffer.next_deadline()).map(|at| {
-            Instant::now() + at.since(self.now()).max(Duration::from_millis(1))
-        });
+        let gap = self
+            .reorder
+            .as_ref()
+            .and_then(|buffer| buffer.next_deadline())
+            .map(|at| Instant::now() + at.since(self.now()).max(Duration::from_millis(1)));
         let starts = [self.ask_again, self.next_start].into_iter().flatten().filter(|_| may_start);
         starts.chain(delayed).chain(gap).min()
     }
@@ -571,11 +573,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Everything that can be done without waiting.
-    async fn advance(
-        &mut self,
-        handler: &mut dyn Handler,
-        may_start: bool,
-    ) -> Result<(), WorkEnd> {
+    async fn advance(&mut self, handler: &mut dyn Handler, may_start: bool) -> Result<(), WorkEnd> {
         let result = handler.ready(&mut self.answers);
         for (id, answer) in std::mem::take(&mut self.answers) {
             self.answered(id, answer)?;
@@ -645,9 +643,7 @@ impl<'a> Engine<'a> {
             while let Some(id) = self.runnable.pop_front() {
                 let Some(work) = self.works.get(id) else { continue };
                 let key = match &self.options.dedup_key {
-                    Some(key) => {
-                        key.of(&work.delivery, self.queue.as_str()).ok().flatten()
-                    }
+                    Some(key) => key.of(&work.delivery, self.queue.as_str()).ok().flatten(),
                     None => work.delivery.message.properties.message_id.clone(),
                 };
                 match key {
@@ -1127,7 +1123,9 @@ impl<'a> Engine<'a> {
             Written::Failed(error) => {
                 self.scribe = None;
                 self.report.pipe_closed = error.kind() == io::ErrorKind::BrokenPipe;
-                self.report.error.get_or_insert_with(|| format!("cannot write the output: {error}"));
+                self.report
+                    .error
+                    .get_or_insert_with(|| format!("cannot write the output: {error}"));
                 Err(WorkEnd::Output)
             }
         }

@@ -176,7 +176,12 @@ impl Signer {
     }
 
     /// The error answer to who asked; `None` when nobody did.
-    pub fn error_answer(&self, delivery: &Delivery, fault: &Fault, now: Timestamp) -> Option<Publish> {
+    pub fn error_answer(
+        &self,
+        delivery: &Delivery,
+        fault: &Fault,
+        now: Timestamp,
+    ) -> Option<Publish> {
         let mut message = self.result(delivery, Output::Bytes(fault.reason.clone().into()), now);
         let reason = fault.reason.lines().next_back().unwrap_or_default();
         let reason: String = reason.chars().take(200).collect();
@@ -194,4 +199,3 @@ fn reason_name(fault: &Fault) -> &str {
         _ => fault.class.name(),
     }
 }
-

@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::broker::{
-    Broker, BrokerError, Outcome, Publish, Publisher, PublisherOptions, Ticket,
-};
+use crate::broker::{Broker, BrokerError, Outcome, Publish, Publisher, PublisherOptions, Ticket};
 use crate::resilience::backoff::Backoff;
 
 use super::lanes::JobId;
@@ -43,10 +41,7 @@ pub(super) enum Posted {
     /// The broker has it.
     Confirmed,
     /// No queue takes it.
-    Returned {
-        code: u16,
-        text: String,
-    },
+    Returned { code: u16, text: String },
 }
 
 /// Unconfirmed at once.

@@ -199,7 +199,12 @@ impl WorkReport {
 
     /// How many deliveries are finished for good.
     pub fn finished(&self) -> u64 {
-        self.done + self.duplicates + self.dead_lettered + self.rejected + self.refused + self.delayed
+        self.done
+            + self.duplicates
+            + self.dead_lettered
+            + self.rejected
+            + self.refused
+            + self.delayed
     }
 
     pub(super) fn handler_failed(&mut self, error: &HandlerError) -> WorkEnd {

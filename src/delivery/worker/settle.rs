@@ -30,7 +30,8 @@ impl Unsettled {
     /// A delivery has come; those of the connection before are void.
     pub(super) fn arrive(&mut self, tag: DeliveryTag) {
         if tag.generation != self.generation || self.places.is_empty() {
-            *self = Unsettled { first: tag.tag, generation: tag.generation, ..Unsettled::default() };
+            *self =
+                Unsettled { first: tag.tag, generation: tag.generation, ..Unsettled::default() };
         }
         // Tags rise by one; should a broker leave some out, they are nobody's.
         while self.first + (self.places.len() as u64) < tag.tag {

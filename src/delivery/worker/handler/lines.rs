@@ -208,7 +208,8 @@ impl Lines {
             let _ = rustix::pipe::fcntl_setpipe_size(&stdin, PIPE_BYTES);
             tokio::spawn(write_lines(stdin, to_write));
         }
-        let (spec, guard, say) = (Arc::clone(&self.spec), Arc::clone(&self.guard), self.say.clone());
+        let (spec, guard, say) =
+            (Arc::clone(&self.spec), Arc::clone(&self.guard), self.say.clone());
         tokio::spawn(async move {
             attend(child, group, &spec, &|said| {
                 let _ = say.send((at, life, said));
@@ -271,8 +272,7 @@ impl Lines {
         process.group.inspect(|group| group.kill());
         let is_known = process.open.len() == 1;
         for (id, _) in process.open {
-            let answer =
-                if is_known { Answer::Failed(fault.clone()) } else { Answer::Displaced };
+            let answer = if is_known { Answer::Failed(fault.clone()) } else { Answer::Displaced };
             self.answered.push((id, answer));
         }
     }
@@ -503,11 +503,7 @@ async fn attend(
     say(Said::Ended(failure, tail.text()));
 }
 
-async fn read_lines(
-    stdout: Option<ChildStdout>,
-    spec: &CommandSpec,
-    say: &(dyn Fn(Said) + Sync),
-) {
+async fn read_lines(stdout: Option<ChildStdout>, spec: &CommandSpec, say: &(dyn Fn(Said) + Sync)) {
     let Some(mut stdout) = stdout else { return };
     let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES);
     let mut buffer = Vec::with_capacity(64 * 1024);
@@ -579,12 +575,7 @@ mod tests {
     }
 
     fn job(id: u64, body: &str) -> Job {
-        Job {
-            id: JobId(id),
-            attempt: 1,
-            delivery: Arc::new(delivery(id, body)),
-            alone: false,
-        }
+        Job { id: JobId(id), attempt: 1, delivery: Arc::new(delivery(id, body)), alone: false }
     }
 
     /// Runs all `jobs` as a worker would, displaced ones alone again, and returns the answers by id.
@@ -648,9 +639,16 @@ mod tests {
             assert_eq!((fault.class, &*fault.code, &*fault.reason), (class, code, reason));
             assert_eq!(fault.asked_to_wait, wait.map(Duration::from_secs));
         }
-        for bad in ["", "{}", "[]", "hello", r#"{"id":-1}"#, r#"{"id":1,"stats":1}"#,
-            r#"{"id":1,"error":"what"}"#, r#"{"id":1,"record":{"bodi":1}}"#]
-        {
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            "hello",
+            r#"{"id":-1}"#,
+            r#"{"id":1,"stats":1}"#,
+            r#"{"id":1,"error":"what"}"#,
+            r#"{"id":1,"record":{"bodi":1}}"#,
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

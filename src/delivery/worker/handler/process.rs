@@ -163,9 +163,7 @@ fn plain(value: &FieldValue) -> Option<String> {
         FieldValue::Float(number) => Some(number.to_string()),
         FieldValue::Double(number) => Some(number.to_string()),
         FieldValue::Timestamp(seconds) => Some(seconds.to_string()),
-        other => {
-            other.as_text().map(str::to_owned).or_else(|| Some(other.as_i64()?.to_string()))
-        }
+        other => other.as_text().map(str::to_owned).or_else(|| Some(other.as_i64()?.to_string())),
     }
 }
 
