@@ -598,15 +598,22 @@ impl<'a> Engine<'a> {
                 self.let_out();
             }
             self.wake_delayed();
-            self.ask();
-            self.start(handler)?;
-            handler.push();
-            // Answers that are there at once need no further turn.
-            if let Err(error) = handler.ready(&mut self.answers) {
-                return Err(self.report.handler_failed(&error));
-            }
-            for (id, answer) in std::mem::take(&mut self.answers) {
-                self.answered(id, answer)?;
+            loop {
+                self.ask();
+                self.start(handler)?;
+                handler.push();
+                // Answers that are there at once need no further turn; but whoever waited for one of
+                // them begins in this one, because nothing else may come that would begin another.
+                let result = handler.ready(&mut self.answers);
+                if self.answers.is_empty() && result.is_ok() {
+                    break;
+                }
+                for (id, answer) in std::mem::take(&mut self.answers) {
+                    self.answered(id, answer)?;
+                }
+                if let Err(error) = result {
+                    return Err(self.report.handler_failed(&error));
+                }
             }
         }
         self.book();
