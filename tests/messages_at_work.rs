@@ -28,6 +28,8 @@ use nexus::delivery::sink::{Format, Sink, Target as SinkTarget};
 use nexus::delivery::source::{BadLine, Item, Read1, Source};
 use nexus::delivery::stop::{Stop, Wish};
 use nexus::delivery::tap::{TapPlan, TapQueue, TapReport, TapTarget, plan, tap};
+use nexus::delivery::worker::handler::builtin::{Builtin, Reply};
+use nexus::delivery::worker::{Signer, WorkEnd, WorkOptions, WorkReport, Worker, work};
 use nexus::message::reply::{ErrorAnswer, mark_error};
 use nexus::message::{FieldTable, Message, Properties, Record, parse_record};
 use nexus::topology::view::TopologyView;
@@ -885,5 +887,27 @@ async fn a_tap_that_is_gone_after_a_lost_connection_is_bound_again_and_the_gap_i
     assert!(report.gaps[0].from <= report.gaps[0].until);
     assert_eq!(written.bodies()[0], "before");
     assert_eq!(report.left_behind, None);
+    fixture.stop().await;
+}
+
+/// A handler may answer before the worker waits for anything; nothing else comes then to begin the next
+/// message of the same workflow.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_of_a_workflow_begins_when_the_one_before_is_done_at_once() {
+    let fixture = Fixture::start(Kind::EmbeddedLike40).await.unwrap();
+    let broker = fixture.broker();
+    declare(broker.as_ref(), "jobs").await;
+    let workflow = FieldTable::new().with("x-nexus-workflow", "one");
+    let bodies = (0..5).map(|n: u32| n.to_string());
+    publish_to(broker.as_ref(), "", "jobs", bodies, workflow).await;
+    let signer = Signer { queue: queue("jobs"), host: "here".to_owned(), login: None };
+    let worker = Worker::new(signer, Arc::new(SystemClock), fastrand::Rng::with_seed(1));
+    let mut handler = Builtin::new(Reply::Echo, "jobs");
+    let options = WorkOptions { count: Some(5), ..WorkOptions::default() };
+    let (stop, jobs) = (Stop::new(), queue("jobs"));
+    let mut progress = |_: &WorkReport, _| {};
+    let work = work(broker.as_ref(), &jobs, options, worker, &mut handler, &stop, &mut progress);
+    let report = tokio::time::timeout(Duration::from_secs(20), work).await.unwrap().unwrap();
+    assert_eq!((report.ended, report.done), (WorkEnd::Count, 5), "{report:?}");
     fixture.stop().await;
 }

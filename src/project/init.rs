@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::spec::{PROJECT_FILE, TOPOLOGY_FILE};
@@ -31,16 +32,73 @@ pub enum InitError {
     },
 }
 
-/// The files of a new project called `name`, by their path below its directory.
-pub fn files(name: &str, preset: Preset) -> Vec<(&'static str, String)> {
+/// The command that handles messages in a new project.
+pub const HANDLER_FILE: &str = "workers/handle.sh";
+const GITIGNORE: &str = ".gitignore";
+
+impl Preset {
+    /// The queue of the project `name` to begin with, and where to publish for it.
+    pub fn first_queue(self, name: &str) -> FirstQueue {
+        let (queue, exchange, key) = match self {
+            Preset::Agents => ("agent.worker".into(), "nexus.agents".into(), "worker"),
+            Preset::Plain => (format!("{name}.inbox"), format!("{name}.events"), "hello"),
+        };
+        FirstQueue { queue, exchange, key }
+    }
+}
+
+/// A queue that a new topology declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstQueue {
+    /// Its name.
+    pub queue: String,
+    /// An exchange that leads to it
+    pub exchange: String,
+    /// by this key.
+    pub key: &'static str,
+}
+
+/// A file to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewFile {
+    /// Where, below the project's directory.
+    pub path: &'static str,
+    /// What it says.
+    pub text: String,
+    /// Whether it is a command.
+    pub executable: bool,
+}
+
+impl NewFile {
+    /// A file that is only read.
+    pub const fn new(path: &'static str, text: String) -> Self {
+        NewFile { path, text, executable: false }
+    }
+
+    /// A file that can be run.
+    #[must_use]
+    pub const fn executable(mut self) -> Self {
+        self.executable = true;
+        self
+    }
+}
+
+/// The files of a new project called `name`.
+pub fn files(name: &str, preset: Preset) -> Vec<NewFile> {
     let topology = match preset {
         Preset::Agents => include_str!("templates/agents.yaml"),
         Preset::Plain => include_str!("templates/plain.yaml"),
     };
+    let FirstQueue { queue, exchange, key } = preset.first_queue(name);
+    let handler = include_str!("templates/handle.sh")
+        .replace("worker QUEUE", &format!("worker {queue}"))
+        .replace("EXCHANGE KEY", &format!("{exchange} {key}"));
+    let ignored = "# The embedded broker's state and journals.\n.nexus/\n".to_owned();
     vec![
-        (PROJECT_FILE, include_str!("templates/nexus.yaml").replace("NAME", name)),
-        (TOPOLOGY_FILE, topology.replace("NAME", name)),
-        (".gitignore", "# The embedded broker's state and journals.\n.nexus/\n".to_owned()),
+        NewFile::new(PROJECT_FILE, include_str!("templates/nexus.yaml").replace("NAME", name)),
+        NewFile::new(TOPOLOGY_FILE, topology.replace("NAME", name)),
+        NewFile::new(HANDLER_FILE, handler).executable(),
+        NewFile::new(GITIGNORE, ignored),
     ]
 }
 
@@ -51,31 +109,37 @@ pub fn files(name: &str, preset: Preset) -> Vec<(&'static str, String)> {
 /// When files are in the way or cannot be written.
 pub fn init(dir: &Path, name: &str, preset: Preset) -> Result<Vec<PathBuf>, InitError> {
     let mut files = files(name, preset);
-    files.retain(|(file, _)| *file != ".gitignore" || !dir.join(file).exists());
+    files.retain(|file| file.path != GITIGNORE || !dir.join(file.path).exists());
     let there: Vec<PathBuf> =
-        files.iter().map(|(file, _)| dir.join(file)).filter(|path| path.exists()).collect();
+        files.iter().map(|file| dir.join(file.path)).filter(|path| path.exists()).collect();
     if !there.is_empty() {
         return Err(InitError::Exists(there));
     }
-    std::fs::create_dir_all(dir)
-        .map_err(|error| InitError::Unwritable { path: dir.to_owned(), error })?;
-    let mut written = Vec::new();
-    for (file, text) in files {
-        let path = dir.join(file);
-        write_new(&path, &text)?;
-        written.push(path);
+    write_all(dir, &files)
+}
+
+/// Writes `files` below `dir`, all of whose directories are made first.
+pub(super) fn write_all(dir: &Path, files: &[NewFile]) -> Result<Vec<PathBuf>, InitError> {
+    let paths: Vec<PathBuf> = files.iter().map(|file| dir.join(file.path)).collect();
+    for parent in paths.iter().filter_map(|path| path.parent()) {
+        std::fs::create_dir_all(parent)
+            .map_err(|error| InitError::Unwritable { path: parent.to_owned(), error })?;
     }
-    Ok(written)
+    for (file, path) in files.iter().zip(&paths) {
+        write_new(path, file)?;
+    }
+    Ok(paths)
 }
 
 /// Writes a file that must not be there: `create_new` also refuses what came between looking and
 /// writing.
-pub(super) fn write_new(path: &Path, text: &str) -> Result<(), InitError> {
+fn write_new(path: &Path, file: &NewFile) -> Result<(), InitError> {
     OpenOptions::new()
         .write(true)
         .create_new(true)
+        .mode(if file.executable { 0o777 } else { 0o666 })
         .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|mut open| open.write_all(file.text.as_bytes()))
         .map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => InitError::Exists(vec![path.to_owned()]),
             _ => InitError::Unwritable { path: path.to_owned(), error },
@@ -95,7 +159,7 @@ mod tests {
         assert!(matches!(error, InitError::Exists(paths) if paths.len() == 1));
         assert!(!dir.path().join("nexus.yaml").exists());
         std::fs::remove_file(dir.path().join("topology.yaml")).unwrap();
-        assert_eq!(init(dir.path(), "shop", Preset::Agents).unwrap().len(), 2);
+        assert_eq!(init(dir.path(), "shop", Preset::Agents).unwrap().len(), 3);
         assert_eq!(std::fs::read_to_string(dir.path().join(".gitignore")).unwrap(), "target");
     }
 }

@@ -8,8 +8,11 @@ fn a_new_project_is_ready_to_apply_and_is_never_overwritten() {
     let machine = Machine::new();
     assert_eq!(
         machine.run("init shop").ok(),
-        "wrote shop/nexus.yaml\nwrote shop/topology.yaml\nwrote shop/.gitignore\n\nnext:\n  \
-         nexusctl topology plan --project shop\n  nexusctl topology apply --project shop\n"
+        "wrote shop/nexus.yaml\nwrote shop/topology.yaml\nwrote shop/workers/handle.sh\n\
+         wrote shop/.gitignore\n\nnext:\n  \
+         nexusctl topology plan --project shop\n  nexusctl topology apply --project shop\n  \
+         nexusctl publish nexus.agents worker ok --project shop\n  \
+         nexusctl worker agent.worker --project shop -- shop/workers/handle.sh\n"
     );
     assert_eq!(machine.run("check --project shop --strict").status, 0);
     machine.run("topology apply --project shop").ok();
@@ -19,6 +22,50 @@ fn a_new_project_is_ready_to_apply_and_is_never_overwritten() {
     assert!(again.stderr.contains("shop/nexus.yaml"), "{}", again.stderr);
     assert_eq!(machine.run("init plain --preset plain --dry-run").status, 0);
     assert!(!machine.path("plain").exists());
+}
+
+/// The next steps as they are told, and then one message of each kind: done, retried, poison.
+#[test]
+fn a_new_project_has_a_worker_that_retries_and_dead_letters() {
+    for (preset, dir, to, dead) in [
+        ("agents", "shop", "nexus.agents worker", "dead.agent.worker"),
+        ("plain", "'my shop'", "shop.events hello", "dead.shop.inbox"),
+    ] {
+        let mut machine = Machine::new();
+        machine.real_time = true;
+        let made = machine.run(&format!("init {dir} --name shop --preset {preset} -o json")).json();
+        let next = made["next"].as_array().unwrap();
+        let next: Vec<&str> = next.iter().map(|line| line.as_str().unwrap()).collect();
+        let (worker, before) = next.split_last().unwrap();
+        for line in before {
+            machine.run(line.strip_prefix("nexusctl ").unwrap()).ok();
+        }
+        for body in ["later", "poison"] {
+            machine.run(&format!("publish {to} {body} --project {dir}")).ok();
+        }
+        let worker = worker.replace("nexusctl worker", "worker --until-empty --backoff 1ms");
+        let ran = machine.run(&worker);
+        assert_eq!(ran.status, 3, "{}", ran.shown());
+        assert_eq!(ran.stdout, "handled ok\nhandled later\n");
+        assert!(ran.stderr.contains("2 messages done, 1 dead-lettered"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("2 attempts of 4 failed"), "{}", ran.stderr);
+        let why = "{body}: {headers.x-nexus-death-code}: {headers.x-nexus-death-error}";
+        let line =
+            format!("consume {dead} --until-empty --expect 1 --format '{why}' --project {dir}");
+        let dead = machine.run(&line).ok();
+        assert_eq!(dead, "poison: exit 65: this message can never be handled");
+    }
+}
+
+#[test]
+fn a_handler_that_is_there_is_not_overwritten() {
+    let machine = Machine::new();
+    machine.write("shop/workers/handle.sh", "mine");
+    let ran = machine.run("init shop");
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.contains("shop/workers/handle.sh"), "{}", ran.stderr);
+    assert_eq!(machine.read("shop/workers/handle.sh"), "mine");
+    assert!(!machine.path("shop/nexus.yaml").exists());
 }
 
 #[test]
@@ -47,9 +94,28 @@ fn the_quickstart_loses_nothing_and_leaves_nothing() {
     assert_eq!(report["consumed"], 990);
     assert_eq!(report["rejected"], 10);
     assert_eq!(report["deadLettered"], 10);
+    what_the_worker_made(&report["worker"]);
     assert_eq!(report["cleanedUp"], true);
     assert!(report["elapsedMs"].as_u64().unwrap() < 10_000);
     assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 0);
+}
+
+#[track_caller]
+fn what_the_worker_made(worker: &serde_json::Value) {
+    let expected = serde_json::json!({
+        "published": 20,
+        "done": 18,
+        "attempts": 24,
+        "retried": 4,
+        "deadLettered": 2,
+        "firstDeath": {
+            "messageId": "order-10",
+            "code": "exit 65",
+            "attempts": 1,
+            "error": "nobody can read the address of this order",
+        },
+    });
+    assert_eq!(*worker, expected);
 }
 
 #[test]
@@ -58,11 +124,22 @@ fn each_command_that_the_quickstart_shows_can_be_typed() {
     machine.real_time = true;
     let kept = machine.run("quickstart --dir demo --keep -o json").json();
     machine.run("topology destroy --lose-messages --yes --project demo").ok();
+    let mut reasons = 0;
     for step in kept["steps"].as_array().unwrap() {
         let line = step["command"].as_str().unwrap().strip_prefix("nexusctl ").unwrap();
         let ran = machine.run(line);
-        assert_eq!(ran.status, 0, "{line}\n{}", ran.shown());
+        let is_worker = line.starts_with("worker ");
+        assert_eq!(ran.status, if is_worker { 3 } else { 0 }, "{line}\n{}", ran.shown());
+        if is_worker {
+            assert!(ran.stderr.contains("18 messages done, 2 dead-lettered"), "{}", ran.stderr);
+        }
+        if line.contains("--format") {
+            assert_eq!(ran.stdout.trim_end(), step["result"], "{line}");
+            assert_eq!(ran.stdout.lines().count(), 2);
+            reasons += 1;
+        }
     }
+    assert_eq!(reasons, 1);
     assert_eq!(machine.run("quickstart --dir demo").status, 1);
 }
 
@@ -79,6 +156,7 @@ fn the_quickstart_runs_on_rabbitmq_and_leaves_nothing() {
         let ran = machine.run(&format!("quickstart --name quickstart-{version} -o json"));
         assert_eq!(ran.status, 0, "{}", ran.shown());
         assert_eq!(ran.json()["deadLettered"], 10);
+        what_the_worker_made(&ran.json()["worker"]);
         let after = machine.run("topology export -q").ok();
         assert!(!after.contains(&format!("quickstart-{version}")), "{before}\n{after}");
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use crate::project::directory::is_name;
-use crate::project::init::{InitError, Preset, files, init};
+use crate::project::init::{FirstQueue, HANDLER_FILE, InitError, Preset, files, init};
 
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
@@ -19,8 +19,8 @@ pub use view::InitView;
 /// Arguments of `init`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Writes nexus.yaml, a commented topology.yaml and .gitignore; never overwrites.\
-    \n\nExamples:\n  nexusctl init shop\n  nexusctl init shop --preset plain --dry-run"
+    after_help = "Writes nexus.yaml, a commented topology.yaml, workers/handle.sh, which handles a \
+    message for `nexusctl worker`, and .gitignore; never overwrites.\n\nExamples:\n  nexusctl init shop\n  nexusctl init shop --preset plain --dry-run"
 )]
 pub struct InitArgs {
     /// The directory; the working directory when left out
@@ -70,22 +70,30 @@ pub(super) fn run(args: InitArgs, session: &mut Session) -> Result<ExitStatus, C
         Err(_) => path.display().to_string(),
     };
     let written = if dry_run {
-        files(&name, preset).into_iter().map(|(file, _)| dir.join(file)).collect()
+        files(&name, preset).iter().map(|file| dir.join(file.path)).collect()
     } else {
         init(&dir, &name, preset).map_err(|error| refused(error, below))?
     };
     let files = written.iter().map(below).collect();
-    let next = if shown.as_os_str() == "." {
-        vec!["nexusctl topology plan".to_owned(), "nexusctl topology apply".to_owned()]
-    } else {
-        let dir = shell_word(&clean(&shown));
-        vec![
-            format!("nexusctl topology plan --project {dir}"),
-            format!("nexusctl topology apply --project {dir}"),
-        ]
-    };
+    let next = next(&shown, &preset.first_queue(&name));
     session.ui.report(&InitView { name, files, written: !dry_run, next })?;
     Ok(ExitStatus::Done)
+}
+
+/// Commands that bring the first message through.
+fn next(shown: &Path, FirstQueue { queue, exchange, key }: &FirstQueue) -> Vec<String> {
+    let (project, handler) = if shown.as_os_str() == "." {
+        (String::new(), format!("./{HANDLER_FILE}"))
+    } else {
+        let handler = shell_word(&clean(&shown.join(HANDLER_FILE)));
+        (format!(" --project {}", shell_word(&clean(shown))), handler)
+    };
+    vec![
+        format!("nexusctl topology plan{project}"),
+        format!("nexusctl topology apply{project}"),
+        format!("nexusctl publish {exchange} {key} ok{project}"),
+        format!("nexusctl worker {queue}{project} -- {handler}"),
+    ]
 }
 
 /// The directory's own name, made fit for a project.

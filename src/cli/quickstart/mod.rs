@@ -24,6 +24,7 @@ use super::missing::shell_word;
 use super::output::{Format, Page, Style};
 use super::session::Session;
 use super::settings::Origin;
+use super::worker::{host_of, start_guard};
 
 pub use view::{QuickstartPlanView, QuickstartView};
 
@@ -31,7 +32,8 @@ pub use view::{QuickstartPlanView, QuickstartView};
 #[derive(Debug, Args)]
 #[command(
     after_help = "On the embedded broker, unless --broker, NEXUSCTL_BROKER or a context names \
-    another. Everything is made under names of its own and removed again.\n\nExamples:\n  \
+    another. Everything is made under names of its own and removed again. The worker runs a shell script, \
+    so it needs `sh` and nothing else.\n\nExamples:\n  \
     nexusctl quickstart\n  nexusctl quickstart --dir demo --keep\n  \
     nexusctl quickstart -o json"
 )]
@@ -75,13 +77,15 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
     if !is_default {
         consent::ask(session, &settings, &Deed { what, losses: Vec::new() })?;
     }
+    let guard = Arc::new(start_guard(session)?);
     let temporary = dir.is_none();
     let shown = match dir {
         Some(dir) => make(&session.resolve(&dir)).map(|()| dir)?,
         None => make_temporary(session, &mut random)?,
     };
     let dir = session.resolve(&shown);
-    let mut flags = format!("--project {}", shell_word(&shown.display().to_string()));
+    let dir_shown = shell_word(&shown.display().to_string());
+    let mut flags = format!("--project {dir_shown}");
     if is_default {
         let path = Some(dir.join(STATE_FILE));
         target = target.with_state(BrokerUrl::Embedded(EmbeddedUrl { path, ..Default::default() }));
@@ -91,6 +95,7 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
     let request = Request {
         name,
         dir: dir.clone(),
+        dir_shown,
         flags,
         keep,
         deadline: settings.timeout().max(Duration::from_secs(1)),
@@ -98,6 +103,9 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
             who: format!("{}, `nexusctl quickstart`", session.who),
             since: session.clock.now(),
         },
+        host: host_of(&session.who),
+        login: target.login().map(str::to_owned),
+        guard,
         seed: session.seed,
     };
     let started = session.clock.now();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::project::quickstart::QuickstartReport;
+use crate::project::quickstart::{QuickstartReport, Worked};
 
 use crate::cli::output::{Page, View};
 
@@ -19,8 +19,10 @@ pub struct QuickstartView {
     rejected: u64,
     /// Messages consumed and acked.
     consumed: u64,
-    /// Messages found among the dead letters.
+    /// Messages found among the dead letters then.
     dead_lettered: u64,
+    /// What a worker made of more messages.
+    worker: WorkedView,
     /// Whether everything was removed again.
     cleaned_up: bool,
     /// The project's directory, when it was kept.
@@ -29,6 +31,56 @@ pub struct QuickstartView {
     elapsed_ms: u64,
     /// The steps.
     steps: Vec<StepView>,
+}
+
+/// What a worker made of its messages; each is done or dead-lettered.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct WorkedView {
+    /// Messages confirmed.
+    published: u64,
+    /// Messages whose work is done.
+    done: u64,
+    /// Attempts that were begun.
+    attempts: u64,
+    /// Failed attempts that another followed.
+    retried: u64,
+    /// Messages that failed for good.
+    dead_lettered: u64,
+    /// What the first of these dead letters tells.
+    first_death: Option<DeathView>,
+}
+
+/// What a dead letter tells.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct DeathView {
+    /// Which message.
+    message_id: String,
+    /// How the last attempt ended, such as `exit 65`.
+    code: String,
+    /// How many attempts were made.
+    attempts: u64,
+    /// What the command said last.
+    error: String,
+}
+
+impl WorkedView {
+    fn new(worked: &Worked) -> Self {
+        WorkedView {
+            published: worked.published,
+            done: worked.done,
+            attempts: worked.attempts,
+            retried: worked.retried,
+            dead_lettered: worked.dead_lettered,
+            first_death: worked.first_death.as_ref().map(|death| DeathView {
+                message_id: death.message_id.clone(),
+                code: death.code.clone(),
+                attempts: death.attempts,
+                error: death.error.clone(),
+            }),
+        }
+    }
 }
 
 /// One step.
@@ -51,6 +103,7 @@ impl QuickstartView {
             rejected: report.rejected,
             consumed: report.consumed,
             dead_lettered: report.dead_lettered,
+            worker: WorkedView::new(&report.worked),
             cleaned_up: report.cleaned_up,
             kept,
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
@@ -72,9 +125,14 @@ impl View for QuickstartView {
     /// The steps have been shown while they happened.
     fn text(&self, page: &mut Page) {
         let seconds = Duration::from_millis(self.elapsed_ms).as_secs_f64();
+        let worker = &self.worker;
         page.line(format!(
-            "{} published = {} consumed + {} dead-lettered; nothing lost, {seconds:.1} s",
-            self.published, self.consumed, self.dead_lettered
+            "{} published = {} consumed + {} done by a worker + {} dead-lettered; nothing lost, \
+             {seconds:.1} s",
+            self.published + worker.published,
+            self.consumed,
+            worker.done,
+            self.dead_lettered + worker.dead_lettered
         ));
         match &self.kept {
             Some(dir) => page.line(format!("kept in {dir}; try the commands above")),
@@ -108,6 +166,7 @@ impl View for QuickstartPlanView {
             self.name
         ));
         page.line("would publish 1000 messages to them, consume them and reject some");
+        page.line("would let a worker handle 20 more with `sh`, and some of them fail");
         page.line(match self.kept {
             true => "would leave broker and directory as they are then",
             false => "would remove all of it again",

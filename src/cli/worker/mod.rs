@@ -256,7 +256,7 @@ async fn refused(
 }
 
 /// The name of this host alone.
-fn host_of(who: &str) -> String {
+pub(super) fn host_of(who: &str) -> String {
     let host = who.split_once('@').map_or(who, |(_, host)| host);
     host.split(',').next().unwrap_or(host).to_owned()
 }
@@ -273,7 +273,7 @@ fn listener(session: &Session) -> Listener {
 }
 
 /// Commands end with this process, however it ends. A run within another program has no guard.
-fn start_guard(session: &Session) -> Result<Guard, CliError> {
+pub(super) fn start_guard(session: &Session) -> Result<Guard, CliError> {
     if !session.is_process {
         return Ok(Guard::none());
     }

@@ -576,13 +576,7 @@ impl<'a> Engine<'a> {
 
     /// Everything that can be done without waiting.
     async fn advance(&mut self, handler: &mut dyn Handler, may_start: bool) -> Result<(), WorkEnd> {
-        let result = handler.ready(&mut self.answers);
-        for (id, answer) in std::mem::take(&mut self.answers) {
-            self.answered(id, answer)?;
-        }
-        if let Err(error) = result {
-            return Err(self.report.handler_failed(&error));
-        }
+        self.take_answers(handler)?;
         while let Some(news) = self.desk.ready() {
             self.hear(news)?;
         }
@@ -590,9 +584,11 @@ impl<'a> Engine<'a> {
         if let Err(error) = self.outbox.ready(dice, &mut self.posted) {
             return Err(self.failed(error));
         }
+        let mut ends = Ok(());
         for (parcel, posted) in std::mem::take(&mut self.posted) {
-            self.delivered(&parcel, posted)?;
+            ends = ends.and(self.delivered(&parcel, posted));
         }
+        ends?;
         if may_start {
             let now = self.now();
             if let Some(buffer) = &mut self.reorder {
@@ -600,15 +596,15 @@ impl<'a> Engine<'a> {
                 self.let_out();
             }
             self.wake_delayed();
-            self.ask();
-            self.start(handler)?;
-            handler.push();
-            // Answers that are there at once need no further turn.
-            if let Err(error) = handler.ready(&mut self.answers) {
-                return Err(self.report.handler_failed(&error));
-            }
-            for (id, answer) in std::mem::take(&mut self.answers) {
-                self.answered(id, answer)?;
+            loop {
+                self.ask();
+                self.start(handler)?;
+                handler.push();
+                // Answers that are there at once need no further turn; but whoever waited for one of
+                // them begins in this one, because nothing else may come that would begin another.
+                if !self.take_answers(handler)? {
+                    break;
+                }
             }
         }
         self.book();
@@ -616,6 +612,22 @@ impl<'a> Engine<'a> {
             return Err(self.failed(error));
         }
         self.settle().await
+    }
+
+    /// Deals with the answers that are here; whether there were any. One that ends the run takes none
+    /// of the others with it.
+    fn take_answers(&mut self, handler: &mut dyn Handler) -> Result<bool, WorkEnd> {
+        let result = handler.ready(&mut self.answers);
+        let answers = std::mem::take(&mut self.answers);
+        let any = !answers.is_empty();
+        let mut ends = Ok(any);
+        for (id, answer) in answers {
+            ends = self.answered(id, answer).and_then(|()| ends);
+        }
+        if let Err(error) = result {
+            return Err(self.report.handler_failed(&error));
+        }
+        ends
     }
 
     fn wake_delayed(&mut self) {

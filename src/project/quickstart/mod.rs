@@ -1,9 +1,12 @@
 //! `quickstart`: the main job once, from nothing to dead letters and back to nothing.
 //!
 //! A project is made, its topology planned and applied; messages are published, the bad ones among
-//! them rejected, the others consumed, the dead letters looked at; then everything is removed again.
-//! Each step carries the command that a person would type for it. On a shared broker all names begin
+//! them rejected, the others consumed, the dead letters looked at. Then a worker handles more of them
+//! by a command that fails for some at first and for some always. At the end everything is removed
+//! again. Each step carries the command that a person would type for it. On a shared broker all names begin
 //! with the project's, and only objects of this run are removed.
+
+mod work;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -20,8 +23,9 @@ use crate::delivery::consume::{AckMode, ConsumeOptions, ConsumeReport, ConsumeVe
 use crate::delivery::filter::Filter;
 use crate::delivery::publish::{PublishOptions, PublishReport, PublishVerdict, publish};
 use crate::delivery::sink::{Format, Sink, Stream};
-use crate::delivery::source::{Body, Limits, RepeatSource, TEMPLATE_VARIABLES};
+use crate::delivery::source::{Body, Limits, RepeatSource, Source, TEMPLATE_VARIABLES};
 use crate::delivery::stop::{Stop, Wish};
+use crate::delivery::worker::handler::guard::Guard;
 use crate::message::Properties;
 use crate::topology::Topology;
 use crate::topology::apply::{ApplyError, ApplyOptions, Silent, apply};
@@ -30,9 +34,11 @@ use crate::topology::migrate::Timing;
 use crate::topology::plan::{Options as PlanOptions, Plan, plan};
 
 use super::files::FileError;
-use super::init::InitError;
+use super::init::{HANDLER_FILE, InitError, NewFile, write_all};
 use super::spec::{PROJECT_FILE, TOPOLOGY_FILE};
 use super::topology::{NamedFile, load_topology};
+
+pub use work::{Death, Worked};
 
 /// How many messages are published.
 pub const MESSAGES: u64 = 1000;
@@ -48,6 +54,8 @@ pub struct Request {
     pub name: String,
     /// Where the project is made.
     pub dir: PathBuf,
+    /// The same as it stands in commands: as it was given, quoted where a shell needs it.
+    pub dir_shown: String,
     /// What commands need to reach the same broker and project, such as `--project /tmp/x`.
     pub flags: String,
     /// Leave everything as it is at the end.
@@ -56,6 +64,12 @@ pub struct Request {
     pub deadline: Duration,
     /// Who runs it, for the lock.
     pub holder: LockHolder,
+    /// This host, as dead letters name it.
+    pub host: String,
+    /// Our login at the broker.
+    pub login: Option<String>,
+    /// Ends the worker's commands when this process is killed.
+    pub guard: Arc<Guard>,
     /// For ids and values.
     pub seed: u64,
 }
@@ -82,8 +96,10 @@ pub struct QuickstartReport {
     pub rejected: u64,
     /// Messages consumed and acked.
     pub consumed: u64,
-    /// Messages found among the dead letters.
+    /// Messages found among the dead letters then.
     pub dead_lettered: u64,
+    /// What the worker made of more messages.
+    pub worked: Worked,
     /// Whether everything was removed again.
     pub cleaned_up: bool,
 }
@@ -161,7 +177,12 @@ impl Run<'_, '_> {
     fn done(&mut self, title: &'static str, command: impl AsRef<str>, result: String) {
         let flags = &self.request.flags;
         let space = if flags.is_empty() { "" } else { " " };
-        let command = format!("nexusctl {}{space}{flags}", command.as_ref());
+        // What comes after `--` belongs to another command.
+        let (command, other) = match command.as_ref().split_once(" -- ") {
+            Some((command, other)) => (command, format!(" -- {other}")),
+            None => (command.as_ref(), String::new()),
+        };
+        let command = format!("nexusctl {command}{space}{flags}{other}");
         let step = Step { title, command, result };
         (self.on_step)(&step);
         self.report.steps.push(step);
@@ -173,13 +194,15 @@ impl Run<'_, '_> {
 
     fn init(&mut self) -> Result<Topology, QuickstartError> {
         let Request { name, dir, .. } = self.request;
+        let named = |path, text: &str| NewFile::new(path, text.replace("NAME", name));
         let files = [
-            (PROJECT_FILE, include_str!("templates/nexus.yaml")),
-            (TOPOLOGY_FILE, include_str!("templates/quickstart.yaml")),
+            named(PROJECT_FILE, include_str!("../templates/nexus.yaml")),
+            named(TOPOLOGY_FILE, include_str!("../templates/quickstart.yaml")),
+            NewFile::new(work::ORDERS_FILE, work::orders(name)),
+            NewFile::new(HANDLER_FILE, include_str!("../templates/pack.sh").to_owned())
+                .executable(),
         ];
-        for (file, text) in files {
-            super::init::write_new(&dir.join(file), &text.replace("NAME", name))?;
-        }
+        write_all(dir, &files)?;
         let file = NamedFile { path: dir.join(TOPOLOGY_FILE), name: TOPOLOGY_FILE.to_owned() };
         let topology = load_topology(&[file], &Default::default(), Some(name)).map_err(
             |error| match error {
@@ -208,7 +231,14 @@ impl Run<'_, '_> {
         self.go_on()?;
         self.consume().await?;
         self.go_on()?;
-        self.look().await
+        self.look().await?;
+        self.go_on()?;
+        self.publish_more().await?;
+        self.go_on()?;
+        self.work().await?;
+        self.go_on()?;
+        self.ask_why().await?;
+        self.count().await
     }
 
     fn go_on(&self) -> Result<(), QuickstartError> {
@@ -276,20 +306,8 @@ impl Run<'_, '_> {
             random,
             Limits::default(),
         );
-        let publisher = self.broker.publisher(PublisherOptions::default()).await?;
-        let options = PublishOptions::default();
-        let report: PublishReport =
-            publish(publisher, Box::new(source), options, self.stop, &mut |_| {}).await;
+        let report = self.send(Box::new(source), MESSAGES).await?;
         self.report.published = report.confirmed;
-        if report.verdict() != PublishVerdict::Accepted {
-            return Err(match report.broker_error {
-                Some(error) => error.into(),
-                None => QuickstartError::Unexpected {
-                    step: "publish",
-                    why: format!("{} of {MESSAGES} confirmed", report.confirmed),
-                },
-            });
-        }
         let command = format!(
             "publish {exchange} {key} '{body}' --template --count {MESSAGES} \
              --content-type application/json"
@@ -299,16 +317,38 @@ impl Run<'_, '_> {
         Ok(())
     }
 
+    /// Publishes all `expected` messages of `source`.
+    async fn send(
+        &self,
+        source: Box<dyn Source>,
+        expected: u64,
+    ) -> Result<PublishReport, QuickstartError> {
+        let publisher = self.broker.publisher(PublisherOptions::default()).await?;
+        let options = PublishOptions::default();
+        let report = publish(publisher, source, options, self.stop, &mut |_| {}).await;
+        if report.verdict() == PublishVerdict::Accepted && report.confirmed == expected {
+            return Ok(report);
+        }
+        Err(match report.broker_error {
+            Some(error) => error.into(),
+            None => QuickstartError::Unexpected {
+                step: "publish",
+                why: format!("{} of {expected} confirmed", report.confirmed),
+            },
+        })
+    }
+
     /// Consumes until the queue is empty and gives back what was written.
     async fn take(
         &mut self,
         step: &'static str,
         queue: &str,
         options: ConsumeOptions,
+        format: Format,
     ) -> Result<(ConsumeReport, String), QuickstartError> {
         let options = ConsumeOptions { deadline: Some(self.request.deadline), ..options };
         let kept = Kept::default();
-        let sink = Sink::new(Format::Raw(b"\n".to_vec()), Box::new(Stream(kept.clone())));
+        let sink = Sink::new(format, Box::new(Stream(kept.clone())));
         let queue = QueueName::new(queue)?;
         let mut report =
             consume(self.broker, &queue, options, sink, self.stop, &mut |_| {}).await?;
@@ -337,7 +377,7 @@ impl Run<'_, '_> {
             ack: AckMode::Reject,
             ..ConsumeOptions::default()
         };
-        let (report, _) = self.take("reject", &queue, options).await?;
+        let (report, _) = self.take("reject", &queue, options, raw()).await?;
         self.report.rejected = report.rejected;
         let command =
             format!("consume {queue} --until-empty --filter '{filter}' --ack reject --raw");
@@ -353,7 +393,7 @@ impl Run<'_, '_> {
         let queue = self.name("orders");
         let expected = self.report.published - self.report.rejected;
         let options = ConsumeOptions { until_empty: true, ..ConsumeOptions::default() };
-        let (report, _) = self.take("consume", &queue, options).await?;
+        let (report, _) = self.take("consume", &queue, options, raw()).await?;
         self.report.consumed = report.acked;
         if report.acked != expected {
             return Err(QuickstartError::Unexpected {
@@ -375,8 +415,8 @@ impl Run<'_, '_> {
             ack: AckMode::Never,
             ..ConsumeOptions::default()
         };
-        let (_, text) = self.take("look at dead letters", &queue, options).await?;
-        let depth = self.dead_letters(&QueueName::new(&queue)?).await?;
+        let (_, text) = self.take("look at dead letters", &queue, options, raw()).await?;
+        let depth = self.dead_letters(&QueueName::new(&queue)?, self.report.rejected).await?;
         self.report.dead_lettered = depth;
         let command = format!("consume {queue} --ack never --count {SHOWN} --raw");
         let shown: Vec<&str> = text.lines().collect();
@@ -385,10 +425,9 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// How many dead letters there are, once every rejected message has arrived: a broker moves them,
-    /// and puts back what was looked at, after it has answered.
-    async fn dead_letters(&self, queue: &QueueName) -> Result<u64, QuickstartError> {
-        let expected = self.report.rejected;
+    /// How many dead letters there are, once all that are `expected` have arrived: a broker moves what
+    /// was rejected, and puts back what was looked at, after it has answered.
+    async fn dead_letters(&self, queue: &QueueName, expected: u64) -> Result<u64, QuickstartError> {
         let end = tokio::time::Instant::now() + self.request.deadline;
         loop {
             let depth = self.broker.depth(queue).await?.map_or(0, |depth| depth.ready);
@@ -398,9 +437,7 @@ impl Run<'_, '_> {
             if tokio::time::Instant::now() >= end {
                 return Err(QuickstartError::Unexpected {
                     step: "look at dead letters",
-                    why: format!(
-                        "{expected} messages were rejected, {depth} dead letters are there"
-                    ),
+                    why: format!("{depth} dead letters are there, and not {expected}"),
                 });
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -420,6 +457,11 @@ impl Run<'_, '_> {
         );
         Ok(())
     }
+}
+
+/// Bodies, each on a line of its own.
+fn raw() -> Format {
+    Format::Raw(b"\n".to_vec())
 }
 
 /// Keeps what is written, to be shown.
