@@ -102,7 +102,8 @@ impl HandlerArgs {
         CommandSpec {
             program,
             arguments,
-            directory: Some(session.cwd.clone()),
+            // Nothing to change in a process that is there.
+            directory: (!session.is_process).then(|| session.cwd.clone()),
             jobs: usize::from(self.jobs),
             timeout: Some(self.attempt_timeout.0).filter(|limit| *limit > Duration::ZERO),
             kill_after: self.kill_after.0,

@@ -5,7 +5,8 @@ mod respond;
 mod view;
 
 use std::ffi::OsString;
-use std::io::{BufReader, Read, Write};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use clap::Args;
@@ -41,9 +42,10 @@ pub use view::{WorkPlanView, WorkView};
 /// Called with this as its only argument, the program guards the commands of a worker.
 pub const GUARD: &str = "__guard-handlers";
 
-/// Guards the commands of the worker at the other end of `input`.
-pub fn guard_handlers(input: impl Read) {
-    guard::run(BufReader::new(input));
+/// Guards the commands of the worker at the other end of `input`; standard output is the memory in which
+/// it notes them.
+pub fn guard_handlers(mut input: impl Read) {
+    guard::run(&mut input, std::io::stdout().as_fd());
 }
 
 /// Arguments of `worker`.

@@ -123,6 +123,10 @@ impl Works {
     }
 }
 
+/// So many messages in a quick handler are a crowd.
+const CROWD: usize = 16;
+/// How long to wait for more of them.
+const COMPANY: Duration = Duration::from_millis(1);
 /// How long the second look at an empty queue comes after the first.
 const SECOND_LOOK: Duration = Duration::from_millis(50);
 /// How long a claim of another is left alone before it is asked for again.
@@ -273,6 +277,7 @@ impl<'a> Engine<'a> {
         let (finish, kill) = (stop.until(Wish::Finish), stop.until(Wish::Now));
         tokio::pin!(finish, kill);
         let mut ends = None;
+        let mut was_at = (0, 0, 0);
         loop {
             while ending.is_none() && !self.has_all() {
                 let Some(delivery) = self.consumer.ready() else { break };
@@ -312,6 +317,18 @@ impl<'a> Engine<'a> {
             let idle_at = self.options.idle.map_or(far, |idle| self.quiet_since + idle);
             let wake_at = self.wake_at().unwrap_or(far);
             let dice = self.dice();
+            // With many under way and something new in every turn, the next is here soon, and each
+            // alone would cost as much as all of a moment together.
+            let now_at = (self.report.received, self.report.attempts, self.report.finished());
+            let has_moved = std::mem::replace(&mut was_at, now_at) != now_at;
+            if has_moved && self.running >= CROWD && handler.is_quick() && ending.is_none() {
+                tokio::select! {
+                    () = &mut finish => ends = Some(WorkEnd::Stopped),
+                    () = sleep_until(deadline) => ends = Some(WorkEnd::Deadline),
+                    () = tokio::time::sleep(COMPANY) => {}
+                }
+                continue;
+            }
             tokio::select! {
                 biased;
                 () = &mut kill, if stop.wish() != Wish::Now || ending.is_none() => {

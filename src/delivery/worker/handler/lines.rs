@@ -132,6 +132,8 @@ pub struct Lines {
     nonsense: u32,
     /// When a process may be started again after one that could not be.
     start_again: Option<Instant>,
+    /// When the clock was looked at.
+    checked: Instant,
 }
 
 /// So often in a row a command may say nonsense.
@@ -155,6 +157,7 @@ impl Lines {
             broken: None,
             nonsense: 0,
             start_again: None,
+            checked: Instant::now(),
         }
     }
 
@@ -335,6 +338,8 @@ impl Lines {
 
     fn check_due(&mut self) {
         let now = Instant::now();
+        self.checked = now;
+        self.start_again = self.start_again.filter(|again| *again > now);
         for at in 0..self.processes.len() {
             let is_due = |p: &Process| p.open.iter().any(|(_, due)| due.is_some_and(|d| d <= now));
             if self.processes[at].as_ref().is_some_and(is_due) {
@@ -348,6 +353,10 @@ impl Lines {
 
     /// Looks after everything but the pipes; the answers so far go to `into`.
     fn tend(&mut self, into: &mut Vec<(JobId, Answer)>) -> Result<(), HandlerError> {
+        // Who never waits for answers looks at the clock now and then.
+        if self.checked.elapsed() >= Duration::from_millis(100) {
+            self.check_due();
+        }
         self.place_alone();
         self.push();
         into.append(&mut self.answered);
@@ -379,6 +388,10 @@ impl Handler for Lines {
             Some(process) => self.window.saturating_sub(process.open.len()),
         };
         self.processes.iter().map(room).sum()
+    }
+
+    fn is_quick(&self) -> bool {
+        true
     }
 
     fn start(&mut self, job: Job) {
@@ -415,10 +428,7 @@ impl Handler for Lines {
             let due = self.next_due().unwrap_or(far);
             tokio::select! {
                 Some((at, life, said)) = self.said.recv() => self.hear(at, life, said),
-                () = sleep_until(due) => {
-                    self.check_due();
-                    self.start_again = self.start_again.filter(|again| *again > Instant::now());
-                }
+                () = sleep_until(due) => self.check_due(),
             }
         }
     }

@@ -120,6 +120,11 @@ pub trait Handler: Send + fmt::Debug {
     /// Takes one job; only when there is room.
     fn start(&mut self, job: Job);
 
+    /// Whether answers come so quickly that it pays to wait a moment for more of them.
+    fn is_quick(&self) -> bool {
+        false
+    }
+
     /// Sees to it that jobs taken since the last call are under way.
     fn push(&mut self) {}
 
