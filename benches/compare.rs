@@ -621,7 +621,7 @@ fn resilience(bench: &Bench) {
     let (mut fresh, mut known) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let mut dedup = Dedup::new(Default::default());
-        let me = Holder("bench".to_owned());
+        let me = Holder("bench".into());
         fresh.push(timed(|| {
             for key in &keys {
                 let claim = dedup.claim(key, &me, now).expect("a new key");

@@ -13,7 +13,9 @@
 //! [`Entry`] ([`claim`], [`commit`], [`release`]); [`Dedup`] keeps entries in bounded memory, and a
 //! store on disk can keep them elsewhere by the same rules.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,16 +24,15 @@ use serde::{Deserialize, Serialize};
 use crate::base::time::Timestamp;
 
 /// Who processes a message: a process or a connection, named by whoever can tell whether it lives.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Holder(pub String);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder(pub Arc<str>);
 
 /// One claim. Never given twice, so that who comes back late cannot speak for another's claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClaimId(pub u64);
 
 /// What is known of one key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// Somebody is at it.
     Claimed {
@@ -152,6 +153,84 @@ impl Default for DedupSettings {
     }
 }
 
+/// A key and its hash, so that the text is hashed once a call and never when a table grows.
+trait Hashed {
+    fn parts(&self) -> (u64, &str);
+}
+
+impl Hashed for (u64, &str) {
+    fn parts(&self) -> (u64, &str) {
+        *self
+    }
+}
+
+impl Hash for dyn Hashed + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.parts().0);
+    }
+}
+
+impl PartialEq for dyn Hashed + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for dyn Hashed + '_ {}
+
+/// The same as it is kept; all places that know a key share its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key {
+    hash: u64,
+    text: Arc<str>,
+}
+
+impl Key {
+    fn len(&self) -> usize {
+        self.text.len()
+    }
+}
+
+impl Hashed for Key {
+    fn parts(&self) -> (u64, &str) {
+        (self.hash, &self.text)
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl<'a> Borrow<dyn Hashed + 'a> for Key {
+    fn borrow(&self) -> &(dyn Hashed + 'a) {
+        self
+    }
+}
+
+/// Hands on the hash that a key carries.
+#[derive(Clone, Copy, Debug, Default)]
+struct Carried(u64);
+
+impl Hasher for Carried {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Table = HashMap<Key, Entry, BuildHasherDefault<Carried>>;
+
 /// Keys in memory.
 ///
 /// A check is one look-up in a hash table. Beside it stand two indexes that are touched only when
@@ -160,9 +239,10 @@ impl Default for DedupSettings {
 #[derive(Clone, Debug)]
 pub struct Dedup {
     settings: DedupSettings,
-    entries: HashMap<Arc<str>, Entry>,
-    claims: BTreeMap<ClaimId, Arc<str>>,
-    done: VecDeque<(Timestamp, Arc<str>)>,
+    hashing: RandomState,
+    entries: Table,
+    claims: BTreeMap<ClaimId, Key>,
+    done: VecDeque<(Timestamp, Key)>,
     bytes: usize,
     next_id: u64,
     forgotten_early: u64,
@@ -173,7 +253,8 @@ impl Dedup {
     pub fn new(settings: DedupSettings) -> Self {
         Dedup {
             settings,
-            entries: HashMap::new(),
+            hashing: RandomState::new(),
+            entries: Table::default(),
             claims: BTreeMap::new(),
             done: VecDeque::new(),
             bytes: 0,
@@ -189,8 +270,9 @@ impl Dedup {
         holder: &Holder,
         now: Timestamp,
     ) -> Result<ClaimId, NotClaimed> {
+        let hashed = (self.hashing.hash_one(key), key);
         // The frequent answer first: a look-up and nothing else.
-        let known = self.entries.get(key);
+        let known = self.entries.get(&hashed as &dyn Hashed);
         if let Some(Entry::Done { forgotten }) = known
             && now < *forgotten
         {
@@ -200,22 +282,33 @@ impl Dedup {
         let ask = Ask { id, holder: holder.clone(), now, lapse: self.settings.lapse };
         let entry = claim(known, ask, |_| false)?;
         if known.is_some() {
-            self.drop_key(key);
+            self.drop_key(&hashed);
         }
         self.make_room(key.len(), now)?;
         self.next_id += 1;
-        self.insert(key.into(), entry);
+        self.insert(Key { hash: hashed.0, text: key.into() }, entry);
         Ok(id)
     }
 
     /// The work of a claim on `key` is done.
     pub fn commit(&mut self, key: &str, id: ClaimId, now: Timestamp) -> Result<(), ClaimLost> {
-        let entry = commit(self.entries.get(key), id, now, self.settings.ttl)?;
-        let key = self.drop_key(key).unwrap_or_else(|| key.into());
-        // Only if the claim was dropped meanwhile can there be no place; the key is then remembered
-        // at the expense of the oldest, or not at all among nothing but claims.
+        let hashed = (self.hashing.hash_one(key), key);
+        self.forget_what_is_over(now);
+        let known = self.entries.get_mut(&hashed as &dyn Hashed);
+        let entry = commit(known.as_deref(), id, now, self.settings.ttl)?;
+        if let Some(known @ Entry::Claimed { .. }) = known
+            && let Some(key) = self.claims.remove(&id)
+        {
+            *known = entry;
+            self.done.push_back((now.after(self.settings.ttl), key));
+            self.trim();
+            return Ok(());
+        }
+        // The claim was dropped meanwhile, so there may be no place; the key is then remembered at the
+        // expense of the oldest, or not at all among nothing but claims.
+        self.drop_key(&hashed);
         if self.make_room(key.len(), now).is_ok() {
-            self.insert(key, entry);
+            self.insert(Key { hash: hashed.0, text: key.into() }, entry);
         } else {
             self.forgotten_early += 1;
         }
@@ -224,14 +317,15 @@ impl Dedup {
 
     /// The work of a claim on `key` was not done; the next one may claim it at once.
     pub fn release(&mut self, key: &str, id: ClaimId) {
-        if release(self.entries.get(key), id) {
-            self.drop_key(key);
+        let hashed = (self.hashing.hash_one(key), key);
+        if release(self.entries.get(&hashed as &dyn Hashed), id) {
+            self.drop_key(&hashed);
         }
     }
 
     /// All claims of `holder` lapse now; returns how many.
     pub fn holder_died(&mut self, holder: &Holder) -> usize {
-        let held: Vec<Arc<str>> = self
+        let held: Vec<Key> = self
             .claims
             .values()
             .filter(|key| {
@@ -261,47 +355,55 @@ impl Dedup {
         self.forgotten_early
     }
 
-    fn insert(&mut self, key: Arc<str>, entry: Entry) {
+    fn insert(&mut self, key: Key, entry: Entry) {
         self.bytes += key.len();
         match &entry {
             Entry::Claimed { id, .. } => {
-                self.claims.insert(*id, Arc::clone(&key));
+                self.claims.insert(*id, key.clone());
             }
-            Entry::Done { forgotten } => self.done.push_back((*forgotten, Arc::clone(&key))),
+            Entry::Done { forgotten } => self.done.push_back((*forgotten, key.clone())),
         }
         self.entries.insert(key, entry);
-        // Behind the front, what is over stays in the queue only after a clock was set back.
+        self.trim();
+    }
+
+    /// Behind the front, what is over stays in the queue only after a clock was set back.
+    fn trim(&mut self) {
         if self.done.len() > 2 * self.entries.len() + 16 {
             let entries = &self.entries;
             self.done.retain(|(forgotten, key)| is_current(entries, *forgotten, key));
         }
     }
 
-    /// Takes `key` out. What the queue of processed keys still says of it is skipped later.
-    fn drop_key(&mut self, key: &str) -> Option<Arc<str>> {
-        let (key, entry) = self.entries.remove_entry(key)?;
+    /// Takes a key out. What the queue of processed keys still says of it is skipped later.
+    fn drop_key(&mut self, key: &dyn Hashed) {
+        let Some((key, entry)) = self.entries.remove_entry(key) else { return };
         self.bytes -= key.len();
         if let Entry::Claimed { id, .. } = entry {
             self.claims.remove(&id);
         }
-        Some(key)
+    }
+
+    fn forget_what_is_over(&mut self, now: Timestamp) {
+        while self.done.front().is_some_and(|(forgotten, _)| *forgotten <= now) {
+            self.forget_oldest(now);
+        }
+    }
+
+    fn forget_oldest(&mut self, now: Timestamp) {
+        if let Some((forgotten, key)) = self.done.pop_front()
+            && is_current(&self.entries, forgotten, &key)
+        {
+            self.drop_key(&key);
+            self.forgotten_early += u64::from(now < forgotten);
+        }
     }
 
     /// Forgets what is over, and what is oldest until there is room for a key of `bytes`.
     fn make_room(&mut self, bytes: usize, now: Timestamp) -> Result<(), NotClaimed> {
-        while let Some((forgotten, key)) = self.done.front() {
-            let forgotten = *forgotten;
-            let current = is_current(&self.entries, forgotten, key);
-            let full = self.is_full(bytes);
-            if current && now < forgotten && !full {
-                return Ok(());
-            }
-            let key = Arc::clone(key);
-            self.done.pop_front();
-            if current {
-                self.drop_key(&key);
-                self.forgotten_early += u64::from(now < forgotten);
-            }
+        self.forget_what_is_over(now);
+        while self.is_full(bytes) && !self.done.is_empty() {
+            self.forget_oldest(now);
         }
         if !self.is_full(bytes) {
             return Ok(());
@@ -314,7 +416,7 @@ impl Dedup {
             if !lapsed {
                 break;
             }
-            let key = Arc::clone(key);
+            let key = key.clone();
             self.drop_key(&key);
             if !self.is_full(bytes) {
                 return Ok(());
@@ -330,7 +432,7 @@ impl Dedup {
 }
 
 /// Whether the queue of processed keys still says what the table says.
-fn is_current(entries: &HashMap<Arc<str>, Entry>, forgotten: Timestamp, key: &str) -> bool {
+fn is_current(entries: &Table, forgotten: Timestamp, key: &Key) -> bool {
     matches!(entries.get(key), Some(Entry::Done { forgotten: of }) if *of == forgotten)
 }
 

@@ -149,7 +149,7 @@ impl Desk {
         let now = self.clock.now();
         self.claiming = true;
         if let Some(here) = &mut self.here {
-            let holder = Holder("here".to_owned());
+            let holder = Holder("here".into());
             let answers = jobs.into_iter().map(|(job, key)| {
                 let answer = here.claim(&key, &holder, now);
                 (job, answer.map(|id| Claim::Here(key, id)))

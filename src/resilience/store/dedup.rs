@@ -60,7 +60,7 @@ fn find(connection: &Connection, scope: i64, key: &str) -> SqlResult<Option<Row>
                 None => Entry::Done { forgotten: at },
                 Some(id) => Entry::Claimed {
                     id: ClaimId(id.unsigned_abs()),
-                    holder: Holder(row.get::<_, i64>(1)?.to_string()),
+                    holder: Holder(row.get::<_, i64>(1)?.to_string().into()),
                     lapses: at,
                 },
             };
@@ -151,7 +151,7 @@ fn sweep(connection: &Connection, now: Timestamp, most: usize) -> SqlResult<usiz
 /// Asks the operating system once per holder.
 struct Living<'a> {
     file: &'a StateFile,
-    known: HashMap<String, bool>,
+    known: HashMap<Arc<str>, bool>,
 }
 
 impl Living<'_> {
@@ -186,7 +186,7 @@ impl SharedState {
             let scope = scope_id(connection, &scope)?;
             let first = numbers(connection, keys.len())?;
             let mut living = Living { file, known: HashMap::new() };
-            let holder = Holder(session.to_string());
+            let holder = Holder(session.to_string().into());
             let swept = keys.len().saturating_mul(SWEPT_PER_KEY);
             let mut answers = Vec::with_capacity(keys.len());
             for (id, key) in (first..).zip(&keys) {

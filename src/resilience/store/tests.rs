@@ -117,7 +117,7 @@ fn keys_in_the_file_agree_with_entries_in_a_map() {
                         for (key, answer) in keys(&wanted).into_iter().zip(answers) {
                             let id = answer.as_ref().map_or(ClaimId(u64::MAX), Claim::id);
                             prop_assert!(given.iter().all(|claim| claim.id() != id));
-                            let holder = Holder(sessions[who].id().to_string());
+                            let holder = Holder(sessions[who].id().to_string().into());
                             let ask = Ask { id, holder, now: at(now), lapse: LAPSE };
                             let known = model.get(&key);
                             let expected = dedup::claim(known, ask, |who| dead.contains(who));
@@ -148,7 +148,7 @@ fn keys_in_the_file_agree_with_entries_in_a_map() {
                         state.release(vec![claim]).await.unwrap();
                     }
                     Step::Die(who) => {
-                        dead.insert(Holder(sessions[who].id().to_string()));
+                        dead.insert(Holder(sessions[who].id().to_string().into()));
                         sessions[who] = state.begin_session().await.unwrap();
                     }
                 }
