@@ -16,6 +16,7 @@
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,9 +186,11 @@ struct Key {
     text: Arc<str>,
 }
 
-impl Key {
-    fn len(&self) -> usize {
-        self.text.len()
+impl Deref for Key {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
     }
 }
 
