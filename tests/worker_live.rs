@@ -276,13 +276,13 @@ fn the_broker_is_killed(version: &str, mode: Mode) {
     // A quorum queue that was just declared is lost with its node.
     std::thread::sleep(Duration::from_secs(3));
     let kills = kills();
-    let count = 60 * (kills + 1);
-    publish(&place, 0..count);
+    let count = 60 * kills;
     let script = usual(&place, mode);
     let more = ["--timeout", "20s", "--attempts", "50"];
     let mut killed = 0;
     let mut random = random(kills);
-    for _ in 0..kills {
+    for round in 0..kills {
+        publish(&place, round * 60..(round + 1) * 60);
         let begun = Log::read(&place).starts.len();
         let mut running = Running::start(&mut place.command(&worker(mode, &script, &more)));
         Log::await_starts(&place, begun + random.usize(3..50), &mut running);
@@ -293,9 +293,10 @@ fn the_broker_is_killed(version: &str, mode: Mode) {
         let ran = running.ends_within(Duration::from_secs(120));
         assert!(matches!(ran.status, Some(0 | 1 | 3 | 69)), "{ran:?}");
     }
-    place.run(&worker(mode, &script, &more));
+    let before = place.run(&worker(mode, &script, &more));
     let ran = place.run(&worker(mode, &script, &more));
     assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert_eq!(place.waiting("jobs"), 0, "before: {before:?}\nat last: {ran:?}");
     Log::read(&place).check(&place, count, killed, 64);
 }
 
