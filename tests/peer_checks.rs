@@ -30,8 +30,8 @@ use nexus::message::{
 use nexus::topology::migrate::WINDOW;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
-use support::Vhost;
 use support::program::*;
+use support::{Node, Vhost};
 
 #[path = "../src/message/arbitrary.rs"]
 mod arbitrary;

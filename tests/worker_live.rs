@@ -124,7 +124,7 @@ impl Log {
             let words: Vec<&str> = line.split(' ').collect();
             match words.as_slice() {
                 ["start", n, again, pid] => {
-                    log.starts.push((n.parse().unwrap(), *again == "1", pid.parse().unwrap()))
+                    log.starts.push((n.parse().unwrap(), *again == "1", pid.parse().unwrap()));
                 }
                 ["done", n] => log.done.push(n.parse().unwrap()),
                 other => panic!("{other:?}"),

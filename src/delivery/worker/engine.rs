@@ -639,7 +639,7 @@ impl<'a> Engine<'a> {
         let any = !answers.is_empty();
         let mut ends = Ok(any);
         for (id, answer) in answers {
-            ends = self.answered(id, answer).and_then(|()| ends);
+            ends = self.answered(id, answer).and(ends);
         }
         if let Err(error) = result {
             return Err(self.report.handler_failed(&error));
