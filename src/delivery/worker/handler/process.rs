@@ -531,14 +531,19 @@ mod tests {
         let mark = directory.path().join("pid");
         let script = format!("trap '' TERM; sleep 1000 & echo $! > {}; wait", mark.display());
         let (mut spec, _) = shell(&script);
-        spec.timeout = Some(Duration::from_millis(300));
+        spec.timeout = Some(Duration::from_secs(2));
         spec.kill_after = Duration::from_millis(100);
         let fault = fault(answer(spec, job("x")).await);
         assert_eq!((fault.class, &*fault.code), (Class::Retriable, "timeout"));
-        assert!(fault.reason.starts_with("it did not end within 300ms"), "{}", fault.reason);
+        assert!(fault.reason.starts_with("it did not end within 2s"), "{}", fault.reason);
         let child = std::fs::read_to_string(&mark).unwrap();
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
-        assert!(state.as_ref().map_or(true, |state| state.contains(") Z ")), "{state:?}");
+        // What is killed goes when the kernel comes to it.
+        let end = Instant::now() + Duration::from_secs(10);
+        let place = format!("/proc/{}/stat", child.trim());
+        while std::fs::read_to_string(&place).is_ok_and(|state| !state.contains(") Z ")) {
+            assert!(Instant::now() < end, "{child} lives");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[tokio::test]
