@@ -1063,7 +1063,9 @@ fn interrupted_while_moving(place: &Place) {
             let gone = if verb == "move" { transferred } else { 0 };
             assert_eq!(place.waiting("a"), Moving::MESSAGES - gone, "{verb}: {view}");
             hit = transferred < Moving::MESSAGES;
-            assert_eq!(ran.status, Some(if hit { 130 } else { 0 }), "{verb}: {ran:?}");
+            // The signal may come when everything is done, and is then the reason of the end or not.
+            let expected = if hit { [130, 130] } else { [0, 130] };
+            assert!(ran.status.is_some_and(|status| expected.contains(&status)), "{verb}: {ran:?}");
             if hit || verb == "move" {
                 let rest = as_numbers(&place.drain("a"));
                 assert_eq!(rest, (gone..Moving::MESSAGES).collect::<Vec<_>>(), "{verb}: {view}");
