@@ -373,13 +373,11 @@ macro_rules! on_every_broker {
 on_every_broker!(embedded rabbitmq_3_10 rabbitmq_4_0);
 
 #[test]
-#[ignore = "known to hang: a worker may wait for ever after its broker was killed and came back"]
 fn a_worker_goes_on_after_its_broker_was_killed_on_3_10() {
     the_broker_is_killed("3.10", Mode::Process);
 }
 
 #[test]
-#[ignore = "known to hang: a worker may wait for ever after its broker was killed and came back"]
 fn a_worker_goes_on_after_its_broker_was_killed_on_4_0() {
     the_broker_is_killed("4.0", Mode::Ndjson);
 }

@@ -89,6 +89,9 @@ impl Place {
         if let Some(management) = &self.management {
             command.args(["--management-url", management]);
         }
+        if let Some(log) = std::env::var_os("NEXUSCTL_TEST_LOG") {
+            command.env("NEXUSCTL_LOG", log);
+        }
         command.args(args);
         command
     }
@@ -233,7 +236,10 @@ impl Running {
     pub fn ends_within(mut self, limit: Duration) -> Ran {
         let end = Instant::now() + limit;
         while !self.has_ended() {
-            assert!(Instant::now() < end, "still running after {limit:?}");
+            if Instant::now() >= end {
+                self.child().kill().unwrap();
+                panic!("still running after {limit:?}: {:?}", self.end());
+            }
             pause();
         }
         self.end()

@@ -17,21 +17,25 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-    BasicRejectOptions,
+    BasicRejectOptions, QueueDeclareOptions,
 };
+use lapin::types::FieldTable;
+use tokio::time::{Instant, timeout};
 
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
 use crate::broker::error::{BrokerError, ErrorKind};
 use crate::broker::port::{Consumer, ConsumerOptions, Delivery, DeliveryTag, Settled, Settlement};
 use crate::message::Message;
+use crate::resilience::Backoff;
 
 use super::convert::{name, properties_in, table_out};
-use super::core::{Core, Purpose};
+use super::core::{Core, FIRST_WAIT, LONGEST_WAIT, Purpose};
 use super::fault::fault;
 use super::link::{Link, OpenChannel, start};
 
@@ -49,6 +53,12 @@ pub(super) struct RabbitConsumer {
     // Settlements sent on this connection.
     settlements: u64,
 }
+
+/// How long one attempt to subscribe again may take.
+const PATIENCE_AGAIN: Duration = Duration::from_secs(5);
+/// How long a consumer may seem to be there that is not.
+const FORMER_PATIENCE: Duration = Duration::from_secs(2);
+const FORMER_LOOK: Duration = Duration::from_millis(100);
 
 /// From here on a quorum queue's channel may keep settlements back.
 const KEPT_BACK: u64 = 16;
@@ -96,6 +106,60 @@ async fn subscribe(
     };
     let deliveries = link.ask(&attempted, both).await?;
     Ok(Subscription { link, channel, deliveries })
+}
+
+/// Subscribes after the connection was lost: tries until the time-out. A queue whose leader is not
+/// back yet answers 541 (3.10.8) or not at all (4.0.5).
+async fn subscribe_again(
+    core: Arc<Core>,
+    queue: QueueName,
+    options: ConsumerOptions,
+) -> Result<Subscription, BrokerError> {
+    let deadline = Instant::now() + core.timeout();
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    loop {
+        let link = core.link_again(Purpose::Consume).await?;
+        await_former_consumer(&link, &queue).await;
+        let attempt = subscribe(Arc::clone(&link), &queue, &options);
+        let error = match timeout(PATIENCE_AGAIN, attempt).await {
+            Ok(Ok(subscription)) => return Ok(subscription),
+            Ok(Err(error)) => error,
+            Err(_) => link.timed_out(&attempted(&queue)),
+        };
+        let is_leaderless = error.reply.as_ref().is_some_and(|reply| reply.code == 541);
+        let wait = backoff.next_wait(core.dice());
+        if !(error.is_transient() || is_leaderless) || Instant::now() + wait >= deadline {
+            return Err(error);
+        }
+        tracing::info!(%queue, %error, "not subscribed again yet");
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Waits until the broker has noticed that a consumer whose connection was lost is gone. Until then
+/// what it had not settled stays with it, and a new consumer would get what comes behind: out of
+/// order. Consumers of others look the same, and so does a queue without messages one whose leader is
+/// not back (it counts nothing at all): so the wait is short.
+async fn await_former_consumer(link: &Link, queue: &QueueName) {
+    let attempted = attempted(queue);
+    let look = async {
+        let channel = link.channel(&attempted).await.ok()?;
+        // A queue that has just got its leader may not know of the consumer yet: one look is not enough.
+        let mut looks_without = 0;
+        while looks_without < 2 {
+            let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+            let declare = channel.queue_declare(name(queue), passive, FieldTable::default());
+            let seen = link.ask(&attempted, declare).await.ok()?;
+            let is_without = seen.consumer_count() == 0 && seen.message_count() > 0;
+            looks_without = if is_without { looks_without + 1 } else { 0 };
+            if looks_without < 2 {
+                tokio::time::sleep(FORMER_LOOK).await;
+            }
+        }
+        Some(())
+    };
+    // Why it could not look is told by subscribing.
+    let _ = timeout(FORMER_PATIENCE, look).await;
 }
 
 impl RabbitConsumer {
@@ -151,10 +215,7 @@ impl RabbitConsumer {
         }
         let (core, queue, options) =
             (Arc::clone(&self.core), self.queue.clone(), self.options.clone());
-        self.again = Some(Box::pin(async move {
-            let link = core.link_again(Purpose::Consume).await?;
-            subscribe(link, &queue, &options).await
-        }));
+        self.again = Some(Box::pin(subscribe_again(core, queue, options)));
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::Channel;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::base::time::{Clock, HumanDuration};
@@ -15,8 +16,8 @@ use crate::resilience::{Backoff, CircuitSettings, Permit, SharedBreaker};
 
 use super::link::{Link, LinkOptions, OpenChannel, shown};
 
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(50);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What a connection is for. Publishing and consuming have one each, since a broker that holds
 /// publishers back stops reading from their connection; requests that the broker may answer by
@@ -112,7 +113,7 @@ impl Core {
         self.breaker.failed_unasked(self.clock.now());
     }
 
-    fn dice(&self) -> u64 {
+    pub(super) fn dice(&self) -> u64 {
         self.dice.lock().unwrap_or_else(PoisonError::into_inner).u64(..)
     }
 
@@ -143,9 +144,37 @@ impl Core {
 
     /// The connection for `purpose`, opened when there is none that lives.
     pub(super) async fn link(self: &Arc<Self>, purpose: Purpose) -> Result<Arc<Link>, BrokerError> {
-        let deadline = Instant::now() + self.timeout();
-        let mut slot = self.slot(purpose, deadline).await?;
-        self.link_in(&mut slot, purpose, deadline).await
+        self.link_by(purpose, Instant::now() + self.timeout()).await
+    }
+
+    /// Opened by a task of its own, which ends when this future is dropped: a caller that is busy with
+    /// something else and does not poll this would hold the slot, and perhaps the only probe that the
+    /// circuit lets out, against everybody else.
+    async fn link_by(
+        self: &Arc<Self>,
+        purpose: Purpose,
+        deadline: Instant,
+    ) -> Result<Arc<Link>, BrokerError> {
+        if let Ok(slot) = self.slots[purpose as usize].try_lock()
+            && let Some(link) = slot.link.as_ref().filter(|link| link.is_alive())
+        {
+            return Ok(Arc::clone(link));
+        }
+        let mut opening = JoinSet::new();
+        let core = Arc::clone(self);
+        opening.spawn(async move {
+            let mut slot = core.slot(purpose, deadline).await?;
+            core.link_in(&mut slot, purpose, deadline).await
+        });
+        match opening.join_next().await {
+            Some(Ok(opened)) => opened,
+            // Nobody ends it but the runtime that ends itself.
+            ended => {
+                let attempted = format!("connect to {}", shown(&self.options.url));
+                let cause = format!("the task that connects ended early ({ended:?})");
+                Err(BrokerError::new(ErrorKind::ConnectionLost, attempted, cause))
+            }
+        }
     }
 
     async fn slot(
@@ -204,12 +233,11 @@ impl Core {
         let deadline = Instant::now() + self.timeout();
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
-            let attempt = async {
-                let mut slot = self.slot(purpose, deadline).await?;
-                self.link_in(&mut slot, purpose, deadline).await
-            };
-            let error = match attempt.await {
-                Ok(link) => return Ok(link),
+            let error = match self.link_by(purpose, deadline).await {
+                Ok(link) => {
+                    tracing::info!(purpose = purpose.as_str(), "connected again");
+                    return Ok(link);
+                }
                 Err(error) if !error.is_transient() => return Err(error),
                 Err(error) => error,
             };
@@ -222,6 +250,7 @@ impl Core {
             if Instant::now() + wait >= deadline {
                 return Err(error);
             }
+            tracing::info!(purpose = purpose.as_str(), %error, "not connected again yet");
             tokio::time::sleep(wait).await;
         }
     }
@@ -239,11 +268,13 @@ impl Core {
         R: Future<Output = lapin::Result<T>>,
     {
         let deadline = Instant::now() + self.timeout();
-        let (link, spare) = {
+        let link = self.link_by(purpose, deadline).await?;
+        let spare = {
             let mut slot = self.slot(purpose, deadline).await?;
-            let link = self.link_in(&mut slot, purpose, deadline).await?;
             slot.spare.retain(|channel| channel.status().connected());
-            (link, slot.spare.pop())
+            // A spare channel is the current connection's.
+            let is_current = slot.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, &link));
+            if is_current { slot.spare.pop() } else { None }
         };
         let channel = match spare {
             Some(channel) => channel,

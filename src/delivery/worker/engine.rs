@@ -145,7 +145,7 @@ pub(super) struct Engine<'a> {
     pub report: WorkReport,
     desk: Desk,
     scribe: Option<Scribe>,
-    outbox: Outbox,
+    outbox: Outbox<'a>,
     works: Works,
     lanes: Lanes,
     reorder: Option<ReorderBuffer<JobId>>,
@@ -223,7 +223,7 @@ impl<'a> Engine<'a> {
             report: WorkReport::new(),
             desk,
             scribe,
-            outbox: Outbox::new(),
+            outbox: Outbox::new(broker),
             works: Works::default(),
             lanes: Lanes::default(),
             reorder,
@@ -409,7 +409,16 @@ impl<'a> Engine<'a> {
     /// its way to us and counted nowhere.
     async fn look(&mut self) -> Result<Option<WorkEnd>, BrokerError> {
         for second in [false, true] {
-            match self.broker.depth(self.queue).await {
+            let depth = tokio::select! {
+                biased;
+                // Also what connects it again.
+                delivery = self.consumer.next() => {
+                    self.take(delivery?);
+                    return Ok(None);
+                }
+                depth = self.broker.depth(self.queue) => depth,
+            };
+            match depth {
                 // A queue that does not know of us cannot be asked: its leader is lost.
                 Ok(Some(QueueDepth { ready: 0, consumers: 1.. })) if second => {
                     return Ok(Some(WorkEnd::Empty));
@@ -559,6 +568,7 @@ impl<'a> Engine<'a> {
 
     /// The connection was lost: what has not begun comes again; what runs goes on.
     fn begin_generation(&mut self, generation: u32) {
+        tracing::warn!(queue = %self.queue, "connected again after the connection was lost");
         self.generation = generation;
         self.report.reconnects += 1;
         if let Some(buffer) = &mut self.reorder {
@@ -613,19 +623,21 @@ impl<'a> Engine<'a> {
                 self.let_out();
             }
             self.wake_delayed();
+            // Whoever waited for what ends here begins in this turn, because nothing else may come that
+            // would begin another: a handler that answers at once, a repetition that is known, an
+            // envelope that is refused.
             loop {
+                let here = self.works.count;
                 self.ask();
                 self.start(handler)?;
                 handler.push();
-                // Answers that are there at once need no further turn; but whoever waited for one of
-                // them begins in this one, because nothing else may come that would begin another.
-                if !self.take_answers(handler)? {
+                if !self.take_answers(handler)? && self.works.count == here {
                     break;
                 }
             }
         }
         self.book();
-        if let Err(error) = self.outbox.send(self.broker, dice).await {
+        if let Err(error) = self.outbox.send(dice).await {
             return Err(self.failed(error));
         }
         self.settle().await

@@ -5,6 +5,7 @@
 //! arrive twice, and is never lost while its message is here.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -47,9 +48,14 @@ pub(super) enum Posted {
 /// Unconfirmed at once.
 const WINDOW: usize = 512;
 
-#[derive(Debug)]
-pub(super) struct Outbox {
+type Opening<'a> =
+    Pin<Box<dyn Future<Output = Result<Box<dyn Publisher>, BrokerError>> + Send + 'a>>;
+
+pub(super) struct Outbox<'a> {
+    broker: &'a dyn Broker,
     publisher: Option<Box<dyn Publisher>>,
+    /// A publisher on its way. Nobody waits for it where other work would wait too.
+    opening: Option<Opening<'a>>,
     waiting: VecDeque<Parcel>,
     sent: HashMap<Ticket, Parcel>,
     backoff: Backoff,
@@ -58,10 +64,12 @@ pub(super) struct Outbox {
     pub trouble: Option<String>,
 }
 
-impl Outbox {
-    pub(super) fn new() -> Self {
+impl<'a> Outbox<'a> {
+    pub(super) fn new(broker: &'a dyn Broker) -> Self {
         Outbox {
+            broker,
             publisher: None,
+            opening: None,
             waiting: VecDeque::new(),
             sent: HashMap::new(),
             backoff: Outbox::first_backoff(),
@@ -71,7 +79,7 @@ impl Outbox {
     }
 
     fn first_backoff() -> Backoff {
-        Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
+        Backoff::new(Duration::from_millis(200), Duration::from_secs(5))
     }
 
     pub(super) fn post(&mut self, parcel: Parcel) {
@@ -89,30 +97,18 @@ impl Outbox {
     }
 
     /// Sends what may be sent now. An error is one that trying again does not change.
-    pub(super) async fn send(&mut self, broker: &dyn Broker, dice: u64) -> Result<(), BrokerError> {
-        if self.again_at.is_some_and(|again| Instant::now() < again) {
+    pub(super) async fn send(&mut self, dice: u64) -> Result<(), BrokerError> {
+        if self.waiting.is_empty() || self.again_at.is_some_and(|again| Instant::now() < again) {
             return Ok(());
         }
         self.again_at = None;
         while self.sent.len() < WINDOW
             && let Some(parcel) = self.waiting.pop_front()
         {
-            let publisher = match &mut self.publisher {
-                Some(publisher) => publisher,
-                None => match broker
-                    .publisher(PublisherOptions { window: WINDOW, reconnect: true })
-                    .await
-                {
-                    Ok(publisher) => self.publisher.insert(publisher),
-                    Err(error) => {
-                        self.waiting.push_front(parcel);
-                        if !error.is_transient() {
-                            return Err(error);
-                        }
-                        self.wait(error.to_string(), dice);
-                        return Ok(());
-                    }
-                },
+            let Some(publisher) = &mut self.publisher else {
+                self.waiting.push_front(parcel);
+                self.open();
+                return Ok(());
             };
             match publisher.send(parcel.publish.clone()).await {
                 Ok(ticket) => {
@@ -128,6 +124,29 @@ impl Outbox {
                     return Ok(());
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self) {
+        let broker = self.broker;
+        self.opening.get_or_insert_with(|| {
+            // It would wait in `send` until it is connected again; a new one is opened beside.
+            let options = PublisherOptions { window: WINDOW, reconnect: false };
+            broker.publisher(options)
+        });
+    }
+
+    fn opened(
+        &mut self,
+        result: Result<Box<dyn Publisher>, BrokerError>,
+        dice: u64,
+    ) -> Result<(), BrokerError> {
+        self.opening = None;
+        match result {
+            Ok(publisher) => self.publisher = Some(publisher),
+            Err(error) if error.is_transient() => self.wait(error.to_string(), dice),
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -195,6 +214,10 @@ impl Outbox {
         dice: u64,
         into: &mut Vec<(Parcel, Posted)>,
     ) -> Result<(), BrokerError> {
+        if let Some(opening) = &mut self.opening {
+            let result = opening.await;
+            return self.opened(result, dice);
+        }
         let outcome = match (&mut self.publisher, self.sent.is_empty()) {
             (Some(publisher), false) => match self.again_at {
                 Some(again) => tokio::select! {
