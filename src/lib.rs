@@ -12,5 +12,6 @@ pub mod message;
 pub mod broker;
 pub mod topology;
 pub mod delivery;
+pub mod deadletter;
 pub mod project;
 pub mod cli;
