@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::base::id::QueueName;
 use crate::base::suggest::nearest;
-use crate::broker::Broker;
+use crate::broker::{Broker, BrokerError, ErrorKind};
 
+use super::error::CliError;
 use super::output::count;
 use super::settings::Settings;
 
@@ -35,6 +37,20 @@ pub struct Around {
     pub there: Option<Vec<String>>,
     /// Names of this kind that the project's topology declares.
     pub declared: Vec<String>,
+}
+
+/// Why there is nothing to take from `queue`; what to do about one that is not there.
+pub async fn refused(
+    error: BrokerError,
+    broker: &dyn Broker,
+    queue: &QueueName,
+    settings: &Settings,
+) -> CliError {
+    if error.kind != ErrorKind::NotFound {
+        return error.into();
+    }
+    let next = look(Missing::Queue, queue.as_str(), broker, settings).await;
+    CliError::from(error).hint(next)
 }
 
 /// The next step for whoever named `name`.

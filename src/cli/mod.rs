@@ -17,6 +17,7 @@ pub mod consent;
 pub mod consume;
 pub mod context;
 pub mod credentials;
+pub mod ending;
 pub mod error;
 pub mod exit;
 pub mod explain;

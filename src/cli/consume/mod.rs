@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 
 use crate::base::id::QueueName;
 use crate::base::time::{HumanDuration, Timestamp};
-use crate::broker::{Broker, BrokerError, ErrorKind, QueueType};
+use crate::broker::{Broker, QueueType};
 use crate::delivery::consume::{
     AckMode, ConsumeOptions, ConsumeReport, ConsumeVerdict, Lives, consume,
 };
@@ -27,14 +27,14 @@ use crate::topology::view::TopologyView;
 
 use super::connect::Connector;
 use super::consent::{self, Deed};
+use super::ending::EndArgs;
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
-use super::missing::{self, Missing};
+use super::missing;
 use super::output::{Format as OutputFormat, document};
 use super::progress::Progress;
 use super::runtime::unless_stopped;
 use super::session::Session;
-use super::settings::Settings;
 
 pub(in crate::cli) use out::{Outlet, json_frame, target};
 pub use preview::ConsumePlanView;
@@ -55,7 +55,7 @@ pub struct ConsumeArgs {
     /// The queue
     queue: QueueName,
     #[command(flatten)]
-    end: EndArgs,
+    end: ConsumeEndArgs,
     /// Take only messages for which this CEL expression is true; the others stay in the queue
     #[arg(long, value_name = "CEL")]
     filter: Option<String>,
@@ -90,22 +90,12 @@ pub struct ConsumeArgs {
 /// When to end. Without any of these: on a signal.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "When to end")]
-struct EndArgs {
-    /// End after so many messages
-    #[arg(long, value_name = "N")]
-    count: Option<u64>,
-    /// End when nothing has come for so long
-    #[arg(long, value_name = "DURATION")]
-    idle: Option<HumanDuration>,
+struct ConsumeEndArgs {
+    #[command(flatten)]
+    end: EndArgs,
     /// End when the queue is empty
     #[arg(long)]
     until_empty: bool,
-    /// End after so long
-    #[arg(long, value_name = "DURATION")]
-    deadline: Option<HumanDuration>,
-    /// End with status 2 when fewer messages came
-    #[arg(long, value_name = "N")]
-    expect: Option<u64>,
     /// End with status 2 when no message came
     #[arg(long)]
     fail_empty: bool,
@@ -206,7 +196,7 @@ impl ConsumeArgs {
     pub(in crate::cli) fn recording(
         queue: QueueName,
         out: PathBuf,
-        end: super::tap::EndArgs,
+        end: EndArgs,
         until_empty: bool,
         filter: Option<String>,
         keep: bool,
@@ -214,10 +204,9 @@ impl ConsumeArgs {
         report: Option<PathBuf>,
         dry_run: bool,
     ) -> Self {
-        let super::tap::EndArgs { count, idle, deadline, expect } = end;
         ConsumeArgs {
             queue,
-            end: EndArgs { count, idle, until_empty, deadline, expect, fail_empty: false },
+            end: ConsumeEndArgs { end, until_empty, fail_empty: false },
             filter,
             ack: if keep { AckArg::Never } else { AckArg::AfterWrite },
             keep_lives: 3,
@@ -257,7 +246,7 @@ pub(in crate::cli) fn run_as(
         offset,
         dry_run,
     } = args;
-    let EndArgs { count, idle, until_empty, deadline, expect, fail_empty } = end;
+    let ConsumeEndArgs { end: EndArgs { limits, expect }, until_empty, fail_empty } = end;
     let settings = session.settings()?;
     let filter = filter
         .map(|text| Filter::parse(&text))
@@ -271,10 +260,10 @@ pub(in crate::cli) fn run_as(
         arguments.insert("x-stream-offset", offset.clone());
     }
     let mut options = ConsumeOptions {
-        count,
-        idle: idle.map(|idle| idle.0),
+        count: limits.count,
+        idle: limits.idle(),
         until_empty,
-        deadline: deadline.map(|deadline| deadline.0),
+        deadline: limits.deadline(),
         expect,
         fail_empty,
         filter,
@@ -294,7 +283,9 @@ pub(in crate::cli) fn run_as(
             let broker = target.connect().await?;
             let view = match ConsumePlanView::of(broker.as_ref(), &queue, &options).await {
                 Ok(view) => view,
-                Err(error) => return Err(refused(error, broker.as_ref(), &queue, &settings).await),
+                Err(error) => {
+                    return Err(missing::refused(error, broker.as_ref(), &queue, &settings).await);
+                }
             };
             let _ = broker.close().await;
             Ok(view)
@@ -322,7 +313,8 @@ pub(in crate::cli) fn run_as(
     let (sink, outlet) = Outlet::open(out.as_deref(), format, is_document, session)?;
     // A bar on top of messages on the same terminal would hide both.
     let quiet = outlet.is_stdout() && session.ui.stdout_is_terminal();
-    let bar = if quiet { Progress::none() } else { Progress::new(&session.ui, count, "messages") };
+    let bar =
+        if quiet { Progress::none() } else { Progress::new(&session.ui, limits.count, "messages") };
     let stop = session.stop.clone();
     let listen = session.is_process;
     let result = super::runtime::drive(&stop, listen, async {
@@ -348,7 +340,7 @@ pub(in crate::cli) fn run_as(
         {
             Ok(report) => report,
             Err(error) => {
-                return Err(refused(error, broker.as_ref(), &queue, &settings).await);
+                return Err(missing::refused(error, broker.as_ref(), &queue, &settings).await);
             }
         };
         // Everything is settled; a connection that does not close well changes nothing.
@@ -379,20 +371,6 @@ async fn is_stream(broker: &dyn Broker, queue: &QueueName) -> bool {
     let details = tokio::time::timeout(PATIENCE, broker.queue_details(queue)).await;
     let details = details.ok().and_then(Result::ok).flatten();
     details.and_then(|details| details.state.definition.queue_type()) == Some(QueueType::Stream)
-}
-
-/// Why there is nothing to consume; what to do about a queue that is not there.
-async fn refused(
-    error: BrokerError,
-    broker: &dyn Broker,
-    queue: &QueueName,
-    settings: &Settings,
-) -> CliError {
-    if error.kind != ErrorKind::NotFound {
-        return error.into();
-    }
-    let next = missing::look(Missing::Queue, queue.as_str(), broker, settings).await;
-    CliError::from(error).hint(next)
 }
 
 pub(in crate::cli) fn format_of(

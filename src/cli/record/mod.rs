@@ -8,10 +8,11 @@ use crate::base::id::QueueName;
 use crate::delivery::sink::Format;
 
 use super::consume::{self, ConsumeArgs, Offset, parse_offset};
+use super::ending::EndArgs;
 use super::error::CliError;
 use super::exit::ExitStatus;
 use super::session::Session;
-use super::tap::{EndArgs, PlaceArgs, Tapping, read_filter, run_tapping};
+use super::tap::{PlaceArgs, Tapping, read_filter, run_tapping};
 
 /// Arguments of `record`.
 #[derive(Debug, Args)]

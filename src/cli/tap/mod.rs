@@ -24,6 +24,7 @@ use crate::topology::view::TopologyView;
 use super::connect::Connector;
 use super::consent::{self, Deed};
 use super::consume::{Outlet, ShapeArgs, format_of};
+use super::ending::EndArgs;
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
 use super::missing::{self, Missing};
@@ -103,24 +104,6 @@ enum MatchArg {
     Any,
 }
 
-/// When to end. Without any of these: on a signal.
-#[derive(Clone, Copy, Debug, Args)]
-#[command(next_help_heading = "When to end")]
-pub(in crate::cli) struct EndArgs {
-    /// End after so many messages
-    #[arg(long, value_name = "N")]
-    pub(in crate::cli) count: Option<u64>,
-    /// End when nothing has come for so long
-    #[arg(long, value_name = "DURATION")]
-    pub(in crate::cli) idle: Option<HumanDuration>,
-    /// End after so long
-    #[arg(long, value_name = "DURATION")]
-    pub(in crate::cli) deadline: Option<HumanDuration>,
-    /// End with status 2 when fewer messages came
-    #[arg(long, value_name = "N")]
-    pub(in crate::cli) expect: Option<u64>,
-}
-
 /// What is tapped, and what becomes of the messages.
 pub(in crate::cli) struct Tapping {
     pub(in crate::cli) targets: Vec<String>,
@@ -193,9 +176,9 @@ pub(in crate::cli) fn run_tapping(
     let queue = TapQueue::named(&who, random.u32(..), buffer, expires.0)
         .map_err(|error| CliError::usage(error.to_string()))?;
     let options = ConsumeOptions {
-        count: end.count,
-        idle: end.idle.map(|idle| idle.0),
-        deadline: end.deadline.map(|deadline| deadline.0),
+        count: end.limits.count,
+        idle: end.limits.idle(),
+        deadline: end.limits.deadline(),
         expect: end.expect,
         filter,
         grace: settings.timeout(),
@@ -229,8 +212,11 @@ pub(in crate::cli) fn run_tapping(
     };
     let (sink, outlet) = Outlet::open(out.as_deref(), format, is_document, session)?;
     let quiet = outlet.is_stdout() && session.ui.stdout_is_terminal();
-    let bar =
-        if quiet { Progress::none() } else { Progress::new(&session.ui, end.count, "messages") };
+    let bar = if quiet {
+        Progress::none()
+    } else {
+        Progress::new(&session.ui, end.limits.count, "messages")
+    };
     let clock = Arc::clone(&session.clock);
     let started = format!("tapping with the queue `{}`", queue.name);
     session.ui.status(started);

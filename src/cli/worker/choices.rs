@@ -29,6 +29,7 @@ use crate::resilience::retry::{BudgetSettings, Treatment};
 use crate::resilience::store::{LimitSettings, SequenceSettings};
 use crate::topology::view::TopologyView;
 
+use crate::cli::ending::LimitArgs;
 use crate::cli::error::CliError;
 use crate::cli::missing::{self, Missing};
 use crate::cli::output::Format as OutputFormat;
@@ -605,18 +606,11 @@ fn known_limit(
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "When to end")]
 pub(super) struct EndArgs {
-    /// End after so many messages
-    #[arg(long, value_name = "N")]
-    pub(super) count: Option<u64>,
-    /// End when nothing has come for so long
-    #[arg(long, value_name = "DURATION")]
-    idle: Option<HumanDuration>,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
     /// End when the queue is empty
     #[arg(long)]
     until_empty: bool,
-    /// End after so long
-    #[arg(long, value_name = "DURATION")]
-    deadline: Option<HumanDuration>,
     /// Write what became of each message into this file, one line of JSON each
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -627,10 +621,10 @@ pub(super) struct EndArgs {
 
 impl EndArgs {
     pub(super) fn choose(&self, options: &mut WorkOptions, settings: &Settings) {
-        options.count = self.count;
-        options.idle = self.idle.map(|idle| idle.0);
+        options.count = self.limits.count;
+        options.idle = self.limits.idle();
         options.until_empty = self.until_empty;
-        options.deadline = self.deadline.map(|deadline| deadline.0);
+        options.deadline = self.limits.deadline();
         options.exclusive = self.exclusive;
         options.patience = settings.timeout().min(options.patience);
     }

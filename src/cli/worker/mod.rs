@@ -12,7 +12,6 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::base::id::QueueName;
-use crate::broker::{Broker, BrokerError, ErrorKind};
 use crate::delivery::stop::Wish;
 use crate::delivery::worker::handler::Handler;
 use crate::delivery::worker::handler::guard::{self, Guard};
@@ -26,12 +25,11 @@ use super::connect::Connector;
 use super::consent::{self, Deed};
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
-use super::missing::{self, Missing};
+use super::missing;
 use super::output::Format as OutputFormat;
 use super::progress::Progress;
 use super::runtime::unless_stopped;
 use super::session::Session;
-use super::settings::Settings;
 
 use choices::{CheckArgs, DeadLetterArgs, EndArgs, HandlerArgs, OrderArgs, ResultArgs, RetryArgs};
 
@@ -112,7 +110,7 @@ pub(super) fn run(args: WorkerArgs, session: &mut Session) -> Result<ExitStatus,
     checks.choose(&mut options, &queue, &settings)?;
     results.choose(&mut options, session)?;
     end.choose(&mut options, &settings);
-    options.prefetch = order.prefetch(handler.window_in_all(), end.count);
+    options.prefetch = order.prefetch(handler.window_in_all(), end.limits.count);
     let keep = !matches!(options.result, ResultTo::Nowhere) || options.answer;
     let spec = handler.spec(&command, &queue, keep, listener(session), session);
     let job = Job { queue, options, end, checks, keep_results: results.out(), dry_run };
@@ -224,7 +222,7 @@ impl Job {
             let report = match report {
                 Ok(report) => report,
                 Err(error) => {
-                    return Err(refused(error, broker.as_ref(), &queue, &settings).await);
+                    return Err(missing::refused(error, broker.as_ref(), &queue, &settings).await);
                 }
             };
             // Everything is settled; a connection that does not close well changes nothing.
@@ -241,20 +239,6 @@ impl Job {
         }
         status_of(&report, session)
     }
-}
-
-/// Why there is nothing to work on; what to do about a queue that is not there.
-async fn refused(
-    error: BrokerError,
-    broker: &dyn Broker,
-    queue: &QueueName,
-    settings: &Settings,
-) -> CliError {
-    if error.kind != ErrorKind::NotFound {
-        return error.into();
-    }
-    let next = missing::look(Missing::Queue, queue.as_str(), broker, settings).await;
-    CliError::from(error).hint(next)
 }
 
 /// The name of this host alone.

@@ -89,7 +89,7 @@ pub(in crate::cli) fn run(
     };
     let window = if reply.is_some() { 256 } else { handler.window_in_all() };
     let usual = u16::try_from(window.saturating_mul(2).clamp(4, 2000)).unwrap_or(2000);
-    let count = end.count.and_then(|count| u16::try_from(count).ok()).unwrap_or(u16::MAX);
+    let count = end.limits.count.and_then(|count| u16::try_from(count).ok()).unwrap_or(u16::MAX);
     options.prefetch = prefetch.unwrap_or(usual).min(count.max(1));
     let spec = handler.spec(&command, &queue, true, listener(session), session);
     let shown = match &reply {
