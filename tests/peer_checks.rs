@@ -921,15 +921,18 @@ impl Moving {
         !self.filtered || number.is_multiple_of(2)
     }
 
-    /// Waits until nobody holds messages of the source, which a queue that is being recovered may
-    /// not know at the first look.
+    /// Waits until nobody holds messages of the source. A queue that is being recovered may count what
+    /// was true some time before the kill, so all have to be counted, here or there. Whether all are
+    /// there is not asked here, so the wait has an end.
     fn settled(place: &Place) {
+        let end = Instant::now() + Duration::from_secs(20);
         place.ask(async |broker| {
             let mut looks = 0;
-            while looks < 3 {
-                quiet_depth(broker, "b").await;
+            while looks < 3 && Instant::now() < end {
+                let moved = quiet_depth(broker, "b").await;
                 let depth = depth(broker, "a").await;
-                looks = if depth.consumers == 0 { looks + 1 } else { 0 };
+                let are_all_counted = depth.ready + moved >= Moving::MESSAGES;
+                looks = if depth.consumers == 0 && are_all_counted { looks + 1 } else { 0 };
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });

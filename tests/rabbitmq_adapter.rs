@@ -373,6 +373,11 @@ async fn what_would_end_the_channel_is_not_sent() {
             with(|p| p.user_id = Some("somebody".to_owned())),
             with(|p| p.message_id = Some("x".repeat(256))),
             with(|p| p.headers = Some(FieldTable::new().with("CC", "one"))),
+            with(|p| p.headers = Some(FieldTable::new().with("nan", FieldValue::Float(f32::NAN)))),
+            with(|p| {
+                let deep = FieldValue::Array(vec![FieldValue::Double(f64::INFINITY)]);
+                p.headers = Some(FieldTable::new().with("deep", deep));
+            }),
             with(|p| p.headers = Some(FieldTable::new().with("big", "x".repeat(200_000)))),
         ];
         let limit = usize::try_from(broker.capabilities().max_message_bytes).unwrap();

@@ -353,6 +353,16 @@ macro_rules! on_every_broker {
             }
 
             #[test]
+            fn a_large_message_with_headers_of_every_type_goes_through_whole() {
+                the_largest_and_oddest_goes_through(KIND);
+            }
+
+            #[test]
+            fn two_workers_share_a_queue_and_its_keys() {
+                workers_share_a_queue(KIND);
+            }
+
+            #[test]
             fn messages_out_of_order_are_put_into_order() {
                 sequences_are_put_into_order(KIND);
             }
@@ -568,6 +578,61 @@ fn duplicates_are_known(kind: &str) {
     place.run(&args).is(0).says(&["5 messages done", "1 done before"]);
     let ran = place.run(&["sequence", "show", "w0"]).is(0);
     assert!(ran.out().contains('1'), "{ran:?}");
+}
+
+fn the_largest_and_oddest_goes_through(kind: &str) {
+    let Some(place) = Place::open(kind, "worker-large") else { return };
+    declare(&place);
+    let headers = "{\"a\":[1,\"x\",null,{\"b\":true}],\"by\":{\"$bytes\":\"AP8=\"},\
+         \"d\":-2.5,\"de\":{\"$decimal\":\"12.50\"},\"f\":{\"$float\":1.5},\
+         \"i16\":{\"$int16\":-3},\"i32\":{\"$int32\":5},\"i64\":7,\"i8\":{\"$int8\":-1},\"n\":null,\
+         \"t\":{\"$text\":\"/w==\"},\"ts\":{\"$timestamp\":\"2026-01-31T12:00:00Z\"},\
+         \"u16\":{\"$uint16\":9},\"u32\":{\"$uint32\":4},\"u8\":{\"$uint8\":255},\"ü\":\"ß\"}";
+    let body = "€ \\\" ".repeat(15 << 20 >> 3);
+    let record = serde_json::json!({
+        "exchange": "", "routingKey": "jobs", "bodyText": body,
+        "properties": {"headers": serde_json::from_str::<serde_json::Value>(headers).unwrap()},
+    });
+    let send = || {
+        place.run_with(&["publish", "--records"], format!("{record}\n").as_bytes()).is(0);
+    };
+    let expected = place.file("expected", &body);
+    send();
+    let args = ["worker", "jobs", "--until-empty", "--publish", "", "out", "--", "sh", "-c"];
+    place.declare("out");
+    let compares = format!("tee copy | cmp - {expected} && cat copy");
+    place.run(&[&args[..], &[&compares]].concat()).is(0);
+    assert!(take_records(&place, "out")[0]["bodyText"] == body.as_str(), "the result differs");
+    send();
+    let answer = r#"s/^\{"id":([0-9]+),.*/{"id":\1,"status":65,"error":"no"}/"#;
+    let args = ["worker", "jobs", "--until-empty", "--ndjson", "--", "sed", "-u", "-E", answer];
+    place.run(&args).is(3).says(&["1 dead-lettered"]);
+    // As it was, with what we say of its death beside.
+    let dead = take_records(&place, "dead").remove(0);
+    assert!(dead["bodyText"] == body.as_str(), "the dead letter's body differs");
+    let there = dead["properties"]["headers"].as_object().unwrap();
+    for (name, value) in record["properties"]["headers"].as_object().unwrap() {
+        assert_eq!(there[name], *value, "{name}");
+    }
+}
+
+fn workers_share_a_queue(kind: &str) {
+    let Some(place) = Place::open(kind, "worker-two") else { return };
+    declare(&place);
+    publish(&place, 0..60);
+    let script = handler(&place, Mode::Process, "", "sleep 0.01", "exit 65");
+    let args =
+        ["worker", "jobs", "--until-empty", "--dedup", "--track", "--prefetch", "2", "--", &script];
+    let start = || Running::start(&mut place.command(&args));
+    let both = [start(), start()];
+    for running in both {
+        let ran = running.ends_within(Duration::from_secs(60));
+        assert!(matches!(ran.status, Some(0 | 3)), "{ran:?}");
+    }
+    let log = Log::read(&place);
+    assert_eq!(log.starts.len(), 60, "each once, by one of them");
+    assert_eq!(as_numbers(&place.drain("dead")).len(), 6);
+    assert_eq!(place.waiting("jobs"), 0);
 }
 
 fn sequences_are_put_into_order(kind: &str) {

@@ -26,12 +26,16 @@ use crate::broker::snapshot::QueueState;
 use crate::broker::version::Capabilities;
 use crate::message::FieldTable;
 
-use super::convert::{name, table_out};
+use super::convert::{endless_number, name, table_out};
 use super::core::{Core, Purpose};
 use super::management::Management;
 
 /// Arguments as the client library wants them.
 fn arguments(attempted: &str, table: &FieldTable) -> Result<AmqpTable, BrokerError> {
+    if let Some(name) = endless_number(table) {
+        let cause = format!("the argument `{name}` holds a number without end or none");
+        return Err(BrokerError::new(ErrorKind::Invalid, attempted, cause));
+    }
     table_out(table).map_err(|long| {
         let cause = format!("{} has {} bytes; AMQP allows 255", long.what, long.bytes);
         BrokerError::new(ErrorKind::Invalid, attempted, cause)

@@ -59,6 +59,7 @@ const PATIENCE_AGAIN: Duration = Duration::from_secs(5);
 /// How long a consumer may seem to be there that is not.
 const FORMER_PATIENCE: Duration = Duration::from_secs(2);
 const FORMER_LOOK: Duration = Duration::from_millis(100);
+const LOOKS_ALIKE: u32 = 3;
 
 /// From here on a quorum queue's channel may keep settlements back.
 const KEPT_BACK: u64 = 16;
@@ -144,19 +145,25 @@ async fn await_former_consumer(link: &Link, queue: &QueueName) {
     let attempted = attempted(queue);
     let look = async {
         let channel = link.channel(&attempted).await.ok()?;
-        // A queue that has just got its leader may not know of the consumer yet: one look is not enough.
-        let mut looks_without = 0;
-        while looks_without < 2 {
+        // A queue that has just got its leader may count what was true some time before it was lost,
+        // so one look is not enough.
+        let (mut looks_alike, mut ready) = (0, 0);
+        loop {
             let passive = QueueDeclareOptions { passive: true, ..Default::default() };
             let declare = channel.queue_declare(name(queue), passive, FieldTable::default());
             let seen = link.ask(&attempted, declare).await.ok()?;
-            let is_without = seen.consumer_count() == 0 && seen.message_count() > 0;
-            looks_without = if is_without { looks_without + 1 } else { 0 };
-            if looks_without < 2 {
-                tokio::time::sleep(FORMER_LOOK).await;
+            let is_alike = seen.message_count() == ready;
+            ready = seen.message_count();
+            if seen.consumer_count() > 0 || ready == 0 {
+                looks_alike = 0;
+            } else {
+                looks_alike = if is_alike { looks_alike + 1 } else { 1 };
             }
+            if looks_alike == LOOKS_ALIKE {
+                return Some(());
+            }
+            tokio::time::sleep(FORMER_LOOK).await;
         }
-        Some(())
     };
     // Why it could not look is told by subscribing.
     let _ = timeout(FORMER_PATIENCE, look).await;

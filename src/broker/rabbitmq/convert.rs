@@ -147,6 +147,21 @@ pub(super) fn properties_in(properties: &BasicProperties) -> Properties {
     }
 }
 
+/// The name of a value in which a number is infinite or none. The broker's language has no such floats:
+/// the process that reads them crashes, and nothing is ever answered.
+pub(super) fn endless_number(table: &FieldTable) -> Option<&str> {
+    fn is_endless(value: &FieldValue) -> bool {
+        match value {
+            FieldValue::Float(number) => !number.is_finite(),
+            FieldValue::Double(number) => !number.is_finite(),
+            FieldValue::Array(values) => values.iter().any(is_endless),
+            FieldValue::Table(table) => endless_number(table).is_some(),
+            _ => false,
+        }
+    }
+    table.iter().find(|(_, value)| is_endless(value)).map(|(name, _)| name)
+}
+
 /// How many bytes `table` takes on the wire.
 pub(super) fn table_bytes(table: &FieldTable) -> usize {
     4 + table.iter().map(|(key, value)| 1 + key.len() + value_bytes(value)).sum::<usize>()

@@ -33,7 +33,7 @@ use crate::broker::port::{Consumer, Outcome, Publish, Publisher, PublisherOption
 use crate::message::{FieldValue, Properties};
 
 use super::answers::DirectAnswers;
-use super::convert::{name, properties_out, table_bytes};
+use super::convert::{endless_number, name, properties_out, table_bytes};
 use super::core::{Core, Leave, Purpose};
 use super::fault::{fault, quoted_after, reply_of};
 use super::link::{Link, OpenChannel};
@@ -361,6 +361,10 @@ impl RabbitPublisher {
                 .hint("the broker takes only the publisher's own login there; leave it out"));
         }
         if let Some(headers) = &ours.headers {
+            if let Some(name) = endless_number(headers) {
+                return Err(invalid(format!("the header `{name}` holds a number without end or none"))
+                    .hint("RabbitMQ has no NaN and no infinity; send it as a text"));
+            }
             for key in ["CC", "BCC"] {
                 if !matches!(headers.get(key), None | Some(FieldValue::Array(_))) {
                     return Err(invalid(format!("the header `{key}` is no list"))
