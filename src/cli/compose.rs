@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use crate::base::expression::Template;
 use crate::base::id::{ExchangeName, RoutingKey};
 use crate::delivery::compose::{Composer, EnvelopeParts};
-use crate::delivery::publish::OnError;
+use crate::delivery::publish::{OnError, as_line};
 use crate::delivery::source::{
     Body, Limits, LineSource, RecordSource, RepeatSource, Source, TEMPLATE_VARIABLES,
 };
@@ -21,7 +21,6 @@ use crate::message::argument::{
     check_short, parse_delivery_mode, parse_expiration, parse_headers, parse_priority,
     parse_timestamp,
 };
-use crate::message::record::{RecordRef, write_record};
 use crate::message::{Properties, TraceContext};
 use crate::topology::model::MessageType;
 
@@ -400,30 +399,16 @@ pub(in crate::cli) fn show(
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let mut bad = 0u64;
-    let mut text = Vec::new();
     loop {
         let next = source.next().map_err(|error| CliError::file("read the input", &error))?;
         match next {
             None => break,
             Some(Ok(item)) => {
-                let publish = &item.publish;
-                write_record(
-                    &mut text,
-                    &RecordRef {
-                        exchange: Some(publish.exchange.as_str()),
-                        routing_key: Some(publish.routing_key.as_str()),
-                        queue: None,
-                        redelivered: None,
-                        delivery_tag: None,
-                        received_at: None,
-                        message: &publish.message,
-                    },
-                );
+                let mut text = as_line(&item.publish);
                 if text.last() != Some(&b'\n') {
                     text.push(b'\n');
                 }
                 session.ui.data(&text)?;
-                text.clear();
             }
             Some(Err(line)) => {
                 bad += 1;

@@ -764,7 +764,8 @@ impl Run {
     }
 }
 
-fn as_line(publish: &Publish) -> Vec<u8> {
+/// The record of a publish, as one line.
+pub(crate) fn as_line(publish: &Publish) -> Vec<u8> {
     let mut line = Vec::new();
     write_record(
         &mut line,

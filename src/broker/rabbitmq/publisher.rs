@@ -362,8 +362,10 @@ impl RabbitPublisher {
         }
         if let Some(headers) = &ours.headers {
             if let Some(name) = endless_number(headers) {
-                return Err(invalid(format!("the header `{name}` holds a number without end or none"))
-                    .hint("RabbitMQ has no NaN and no infinity; send it as a text"));
+                return Err(invalid(format!(
+                    "the header `{name}` holds a number without end or none"
+                ))
+                .hint("RabbitMQ has no NaN and no infinity; send it as a text"));
             }
             for key in ["CC", "BCC"] {
                 if !matches!(headers.get(key), None | Some(FieldValue::Array(_))) {

@@ -362,7 +362,7 @@ pub(in crate::cli) fn run_as(
         session.ui.report(&view)?;
     }
     session.ui.status(view.words());
-    status_of(&consumed, session)
+    status_of(&consumed, session, "consuming", "what was not written is still in the queue")
 }
 
 /// Whether the queue is known to be a stream; who cannot tell soon is not waited for.
@@ -440,7 +440,13 @@ async fn lives(broker: &dyn Broker, queue: &QueueName, keep: u64, session: &mut 
     }
 }
 
-fn status_of(report: &ConsumeReport, session: &mut Session) -> Result<ExitStatus, CliError> {
+/// The status of a run; `named` says what failed, `hint` what became of messages that were not written.
+pub(in crate::cli) fn status_of(
+    report: &ConsumeReport,
+    session: &Session,
+    named: &str,
+    hint: &str,
+) -> Result<ExitStatus, CliError> {
     Ok(match report.verdict() {
         ConsumeVerdict::Done => ExitStatus::Done,
         ConsumeVerdict::TooFew => ExitStatus::Negative,
@@ -456,9 +462,8 @@ fn status_of(report: &ConsumeReport, session: &mut Session) -> Result<ExitStatus
         ConsumeVerdict::Failed => match &report.broker_error {
             Some(error) => return Err(error.into()),
             None => {
-                let why = report.error.clone().unwrap_or_else(|| "consuming failed".to_owned());
-                return Err(CliError::new(code::OUTPUT, ExitStatus::Failed, why)
-                    .hint("what was not written is still in the queue"));
+                let why = report.error.clone().unwrap_or_else(|| format!("{named} failed"));
+                return Err(CliError::new(code::OUTPUT, ExitStatus::Failed, why).hint(hint));
             }
         },
     })

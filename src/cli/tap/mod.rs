@@ -15,7 +15,6 @@ use crate::broker::{Broker, BrokerError, ErrorKind};
 use crate::delivery::consume::{ConsumeOptions, ConsumeVerdict};
 use crate::delivery::filter::Filter;
 use crate::delivery::sink::Format;
-use crate::delivery::stop::Wish;
 use crate::delivery::tap::{TapPlan, TapQueue, TapRefusal, TapReport, TapTarget, plan, tap};
 use crate::message::FieldTable;
 use crate::message::argument::parse_headers;
@@ -23,7 +22,7 @@ use crate::topology::view::TopologyView;
 
 use super::connect::Connector;
 use super::consent::{self, Deed};
-use super::consume::{Outlet, ShapeArgs, format_of};
+use super::consume::{self, Outlet, ShapeArgs, format_of};
 use super::ending::EndArgs;
 use super::error::{CliError, code};
 use super::exit::ExitStatus;
@@ -283,26 +282,16 @@ async fn look(
 fn status_of(report: &TapReport, session: &Session) -> Result<ExitStatus, CliError> {
     let consumed = &report.consumed;
     let gone = report.left_behind.is_none();
-    Ok(match consumed.verdict() {
-        ConsumeVerdict::Done | ConsumeVerdict::Partly if gone => ExitStatus::Done,
-        ConsumeVerdict::Done | ConsumeVerdict::Partly => ExitStatus::Partly,
-        ConsumeVerdict::TooFew => ExitStatus::Negative,
-        ConsumeVerdict::Stopped => session.stop.status(),
-        ConsumeVerdict::Failed if consumed.pipe_closed => {
-            let few = consumed.expected.is_some_and(|expected| consumed.written < expected);
-            if few { ExitStatus::Negative } else { ExitStatus::Done }
-        }
-        ConsumeVerdict::Failed if session.stop.job().wish() == Wish::Now => session.stop.status(),
-        ConsumeVerdict::Failed => match &consumed.broker_error {
-            Some(error) => return Err(error.into()),
-            None => {
-                let why = consumed.error.clone().unwrap_or_else(|| "tapping failed".to_owned());
-                return Err(CliError::new(code::OUTPUT, ExitStatus::Failed, why).hint(
-                    "copies that were not written are gone with the tap; consumers have lost nothing",
-                ));
-            }
-        },
-    })
+    match consumed.verdict() {
+        ConsumeVerdict::Done | ConsumeVerdict::Partly if gone => Ok(ExitStatus::Done),
+        ConsumeVerdict::Done | ConsumeVerdict::Partly => Ok(ExitStatus::Partly),
+        _ => consume::status_of(
+            consumed,
+            session,
+            "tapping",
+            "copies that were not written are gone with the tap; consumers have lost nothing",
+        ),
+    }
 }
 
 /// Header values as text, for views.
