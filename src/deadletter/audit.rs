@@ -1,0 +1,1 @@
+//! Where this topology loses dead letters. Pure.
