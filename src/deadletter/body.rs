@@ -53,7 +53,8 @@ pub fn decode(body: &[u8], encoding: Option<&str>) -> Decoded {
             Decoded { content: content(&bytes), unpacked: Some(name), trouble: None }
         }
         Some((name, Err(error))) => {
-            let trouble = Some(format!("it says that it is {name}, and cannot be unpacked: {error}"));
+            let trouble =
+                Some(format!("it says that it is {name}, and cannot be unpacked: {error}"));
             Decoded { content: content(body), unpacked: None, trouble }
         }
     }
@@ -112,7 +113,10 @@ mod tests {
         assert_eq!(decode(b"{\"a\":1}", None).content, Content::Json(json!({"a": 1})));
         assert_eq!(decode(b"12", None).content, Content::Text("12".to_owned()));
         assert_eq!(decode(&[255, 1], Some("binary")).content, Content::Bytes(vec![255, 1]));
-        assert_eq!(hex(b"abc\x00", 99), format!("00000000  61 62 63 00{}  abc.\n", "   ".repeat(12)));
+        assert_eq!(
+            hex(b"abc\x00", 99),
+            format!("00000000  61 62 63 00{}  abc.\n", "   ".repeat(12))
+        );
         assert!(hex(&[0; 40], 16).ends_with("… and 24 more bytes\n"));
     }
 

@@ -33,8 +33,7 @@ fn walk(path: String, left: Option<&Value>, right: Option<&Value>, found: &mut V
         (Some(Value::Object(left)), Some(Value::Object(right))) => {
             let names: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
             for name in names {
-                let path =
-                    if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 walk(path, left.get(name), right.get(name), found);
             }
         }

@@ -226,7 +226,11 @@ fn pass(text: &str) -> String {
             before = Some(first);
             continue;
         } else if separates(first) {
-            if first == '#' { push_id(&mut out) } else { out.push(first) }
+            if first == '#' {
+                push_id(&mut out)
+            } else {
+                out.push(first)
+            }
             rest = &rest[first.len_utf8()..];
         } else {
             let end = rest.find(separates).unwrap_or(rest.len());
@@ -271,8 +275,20 @@ fn quoted_id(text: &str, before: Option<char>) -> Option<usize> {
 
 /// Endings of names that are hosts.
 const HOST_ENDINGS: [&str; 14] = [
-    "com", "net", "org", "io", "local", "internal", "svc", "lan", "dev", "cloud", "test", "example",
-    "localdomain", "corp",
+    "com",
+    "net",
+    "org",
+    "io",
+    "local",
+    "internal",
+    "svc",
+    "lan",
+    "dev",
+    "cloud",
+    "test",
+    "example",
+    "localdomain",
+    "corp",
 ];
 /// Endings of file names, which are followed by a line's number and not by a port.
 const FILE_ENDINGS: [&str; 19] = [
@@ -517,7 +533,10 @@ mod tests {
             ("order 550e8400-e29b-41d4-a716-446655440000 is gone", "order # is gone"),
             ("connect to 10.0.3.17:5432: refused", "connect to <host>: refused"),
             ("connect to db-3.eu.internal:5432 failed", "connect to <host> failed"),
-            ("GET https://api.example.com/orders/991?x=2 gave 503", "GET https://<host>/orders/#?x=# gave #"),
+            (
+                "GET https://api.example.com/orders/991?x=2 gave 503",
+                "GET https://<host>/orders/#?x=# gave #",
+            ),
             ("2026-11-23T10:00:01.5Z took 1.5s", "<time> took #s"),
             ("at 10:15:02 in main.rs:42", "at <time> in main.rs:#"),
             ("no such user 'alice42'", "no such user '#'"),
@@ -537,7 +556,8 @@ mod tests {
 
     #[test]
     fn the_shape_of_a_body_is_its_keys_and_types() {
-        let of = |body: &[u8]| shape(&Message { properties: Properties::default(), body: body.into() });
+        let of =
+            |body: &[u8]| shape(&Message { properties: Properties::default(), body: body.into() });
         assert_eq!(of(b"{\"b\":[1,2],\"a\":{\"c\":{\"d\":{}}}}"), "{a:{c:{d:…}},b:[number]}");
         assert_eq!(of(b"{\"a\":1,\"b\":2}"), of(b"{\"b\":7, \"a\":0}"));
         assert_eq!(of(b"{\"17\":1,\"18\":2}"), "{#:number}");

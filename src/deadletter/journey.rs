@@ -87,7 +87,9 @@ pub fn journey(delivery: &Delivery, queue: &QueueName) -> Journey {
             ));
         }
         Some(FieldValue::Array(_)) => {}
-        Some(_) => gaps.push("x-death is no list, so it tells nothing of earlier deaths".to_owned()),
+        Some(_) => {
+            gaps.push("x-death is no list, so it tells nothing of earlier deaths".to_owned())
+        }
         None => {}
     }
     let verdict = worker_verdict(properties);
@@ -151,7 +153,8 @@ pub fn journey(delivery: &Delivery, queue: &QueueName) -> Journey {
             && worked_on != last
         {
             gaps.push(
-                "no time orders a worker's verdict among the broker's deaths; it is shown last".to_owned(),
+                "no time orders a worker's verdict among the broker's deaths; it is shown last"
+                    .to_owned(),
             );
         }
         steps.push(Step::GivenUp { queue: worked_on, verdict });
@@ -186,11 +189,7 @@ pub fn links(properties: &Properties) -> Vec<(&'static str, String)> {
         ("correlation", &properties.correlation_id),
         ("replyTo", &properties.reply_to),
     ];
-    plain
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value.clone()?)))
-        .chain(own)
-        .collect()
+    plain.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).chain(own).collect()
 }
 
 fn times(count: u64) -> String {
@@ -213,7 +212,8 @@ impl fmt::Display for Step {
                 write!(f, "{queue} ({reason}{})", times(*count))
             }
             Step::GivenUp { queue, verdict } => {
-                let what = verdict.code.as_ref().map(|code| format!(", {code}")).unwrap_or_default();
+                let what =
+                    verdict.code.as_ref().map(|code| format!(", {code}")).unwrap_or_default();
                 let made = times(verdict.attempts.unwrap_or(1));
                 write!(f, "{} ({}{what}{made})", queue.as_deref().unwrap_or("?"), verdict.reason)
             }

@@ -12,8 +12,20 @@ use serde_json::Value;
 pub const MASK: &str = "***";
 
 const NAMES: [&str; 14] = [
-    "password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "privatekey",
-    "authorization", "cookie", "credential", "sessionid", "signature", "clientkey",
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "authorization",
+    "cookie",
+    "credential",
+    "sessionid",
+    "signature",
+    "clientkey",
 ];
 
 /// Whether a value of this name is a secret.

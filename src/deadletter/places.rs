@@ -91,7 +91,11 @@ pub fn places(view: &TopologyView) -> Vec<Place> {
                 .into_iter()
                 .map(|source| Feeder {
                     queue: source.definition.name.as_str().to_owned(),
-                    exchange: source.effective.dead_letter_exchange().unwrap_or_default().to_owned(),
+                    exchange: source
+                        .effective
+                        .dead_letter_exchange()
+                        .unwrap_or_default()
+                        .to_owned(),
                     routing_key: source.effective.dead_letter_routing_key().map(str::to_owned),
                 })
                 .collect();

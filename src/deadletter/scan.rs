@@ -166,7 +166,12 @@ pub async fn scan(
         }
         Reach::Stream { from, wait } => {
             let end = read_stream(broker, queue, from, wait, &mut writer).await?;
-            ScanReport { letters: writer.position, returns: 0, order_kept: true, short: why_end(end) }
+            ScanReport {
+                letters: writer.position,
+                returns: 0,
+                order_kept: true,
+                short: why_end(end),
+            }
         }
     };
     match writer.failure {
@@ -204,7 +209,9 @@ async fn read_stream(
 fn why_short(short: Short) -> &'static str {
     match short {
         Short::Enough => "it was read only as far as was asked for",
-        Short::Silent => "messages that the queue counts did not come: others hold them, or they expired",
+        Short::Silent => {
+            "messages that the queue counts did not come: others hold them, or they expired"
+        }
         Short::TooLong => "messages may not be held any longer, and what lies behind was not read",
         Short::Alone => {
             "a single active consumer gets every message and holds at most 65535; what lies behind was not read"
@@ -217,6 +224,8 @@ fn why_end(end: ReadEnd) -> Option<&'static str> {
     match end {
         ReadEnd::Complete => None,
         ReadEnd::Enough | ReadEnd::Stopped => Some("it was stopped before the end of the stream"),
-        ReadEnd::Silent => Some("the stream was silent before its end, so later messages were not read"),
+        ReadEnd::Silent => {
+            Some("the stream was silent before its end, so later messages were not read")
+        }
     }
 }

@@ -137,7 +137,8 @@ impl Selection {
         }
         if self.ids.len() + self.groups.len() == before {
             return Err(SelectError::Invalid(
-                "the selection file names no letter and no group, and would mean every letter".to_owned(),
+                "the selection file names no letter and no group, and would mean every letter"
+                    .to_owned(),
             ));
         }
         Ok(())
@@ -208,7 +209,9 @@ impl Selector {
         let uses = known
             .into_iter()
             .filter(|name| {
-                condition.as_ref().is_some_and(|condition| condition.variables().any(|v| v == *name))
+                condition
+                    .as_ref()
+                    .is_some_and(|condition| condition.variables().any(|v| v == *name))
             })
             .collect();
         Ok(Selector {
@@ -336,9 +339,7 @@ impl Selector {
                 _ => with_variable(context, name, delivery, self.queue.as_str()),
             };
         }
-        condition
-            .evaluate_bool(&context)
-            .map_err(|error| SelectError::Undecided(error.to_string()))
+        condition.evaluate_bool(&context).map_err(|error| SelectError::Undecided(error.to_string()))
     }
 
     /// Whether one of the names begins that of the letter.

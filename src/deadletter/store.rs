@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::types::Value as Sql;
-use rusqlite::{Connection, OptionalExtension, Result as SqlResult, Row as SqlRow, params_from_iter};
+use rusqlite::{
+    Connection, OptionalExtension, Result as SqlResult, Row as SqlRow, params_from_iter,
+};
 
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
 use crate::base::time::Timestamp;
@@ -382,7 +384,8 @@ impl Scans {
         // Marked first, so that what a kill leaves is taken up by the next.
         let there = self
             .write(move |connection| {
-                connection.execute("UPDATE deadletter_scan SET forgotten = 1 WHERE id = ?", [scan.0])
+                connection
+                    .execute("UPDATE deadletter_scan SET forgotten = 1 WHERE id = ?", [scan.0])
             })
             .await?
             > 0;
@@ -403,7 +406,8 @@ impl Scans {
                             )?
                             .execute((id, sql_count(DELETED_AT_ONCE)))?;
                         if gone == 0 {
-                            connection.execute("DELETE FROM deadletter_group WHERE scan = ?", [id])?;
+                            connection
+                                .execute("DELETE FROM deadletter_group WHERE scan = ?", [id])?;
                             connection.execute("DELETE FROM deadletter_scan WHERE id = ?", [id])?;
                         }
                         Ok(gone)
@@ -513,7 +517,9 @@ impl Scans {
         let mut selector = Selector::new(selection, &scan.of.vhost, &scan.of.queue)?;
         self.check_names(scan.id, selection)?;
         if selection.condition.is_none() {
-            return Ok(self.read(|connection| find_by_index(connection, scan.id, selection, limit))?);
+            return Ok(
+                self.read(|connection| find_by_index(connection, scan.id, selection, limit))?
+            );
         }
         let mut found = Found::default();
         let mut tail: std::collections::VecDeque<StoredLetter> = std::collections::VecDeque::new();
@@ -597,8 +603,7 @@ impl Scans {
                     "SELECT key, id, grp, died, size, head, body FROM deadletter_letter
                      WHERE key > ? AND key < ? ORDER BY key",
                 )?;
-                let mut rows =
-                    statement.query((scan.key(0), ScanId(scan.0 + 1).key(0)))?;
+                let mut rows = statement.query((scan.key(0), ScanId(scan.0 + 1).key(0)))?;
                 while let Some(row) = rows.next()? {
                     if each(letter_of(row)?).is_break() {
                         break;
@@ -634,7 +639,9 @@ impl Narrow {
         let mut names = Vec::new();
         for prefix in &selection.ids {
             let (from, to) = prefix_range(prefix.as_str());
-            names.push("key IN (SELECT key FROM deadletter_letter WHERE scan = ? AND id >= ? AND id < ?)");
+            names.push(
+                "key IN (SELECT key FROM deadletter_letter WHERE scan = ? AND id >= ? AND id < ?)",
+            );
             values.extend([Sql::Integer(scan.0), Sql::Text(from), Sql::Text(to)]);
         }
         for group in &selection.groups {
@@ -675,10 +682,8 @@ impl Narrow {
     }
 
     fn count(&self, connection: &Connection) -> SqlResult<u64> {
-        let sql = format!(
-            "SELECT count(*) FROM deadletter_letter {} WHERE {}",
-            self.index, self.clause
-        );
+        let sql =
+            format!("SELECT count(*) FROM deadletter_letter {} WHERE {}", self.index, self.clause);
         connection.query_row(&sql, params_from_iter(&self.values), |row| count_at(row, 0))
     }
 }
@@ -889,9 +894,7 @@ fn letter_of(row: &SqlRow<'_>) -> SqlResult<StoredLetter> {
         delivery: Delivery {
             tag: DeliveryTag { generation: 0, tag: 0 },
             exchange: record.exchange.unwrap_or_else(ExchangeName::default_exchange),
-            routing_key: record
-                .routing_key
-                .unwrap_or_else(|| RoutingKey::received(String::new())),
+            routing_key: record.routing_key.unwrap_or_else(|| RoutingKey::received(String::new())),
             redelivered: record.redelivered.unwrap_or(false),
             message,
         },

@@ -319,7 +319,11 @@ impl<'a> Hold<'a> {
             let before = std::mem::take(&mut waiting);
             // What came before is looked at while the next is on its way.
             let looked = async {
-                if before.is_empty() { ControlFlow::Continue(()) } else { onlooker.see(before).await }
+                if before.is_empty() {
+                    ControlFlow::Continue(())
+                } else {
+                    onlooker.see(before).await
+                }
             };
             let (taken, flow) = futures_util::future::join(self.take(step), looked).await;
             let taken = taken?;
