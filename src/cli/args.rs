@@ -152,6 +152,8 @@ pub enum Command {
     Limit(super::limit::LimitArgs),
     /// Show which messages of a workflow are missing
     Sequence(super::sequence::SequenceArgs),
+    /// See dead letters without harm, and understand why they died
+    Dlq(super::dlq::DlqArgs),
     /// List, show, search, move and purge queues
     Queue(super::queue::QueueArgs),
     /// See what was published, and send it again to the queue that misses it

@@ -12,6 +12,10 @@ use super::consume::{ConsumePlanView, ConsumeView, MessagesView};
 use super::context::{
     ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
 };
+use super::dlq::{
+    DeadLetterAuditView, DeadLetterDiffView, DeadLetterGroupsView, DeadLetterQueuesView,
+    DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLettersView,
+};
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
@@ -46,6 +50,14 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<ContextValidationView>(),
         of::<ContextView>(),
         of::<CurrentContextView>(),
+        of::<DeadLetterAuditView>(),
+        of::<DeadLetterDiffView>(),
+        of::<DeadLetterGroupsView>(),
+        of::<DeadLetterQueuesView>(),
+        of::<DeadLetterScanView>(),
+        of::<DeadLetterScansView>(),
+        of::<DeadLetterView>(),
+        of::<DeadLettersView>(),
         of::<DiffView>(),
         of::<EffectiveSettingsView>(),
         of::<ErrorView>(),

@@ -3,8 +3,22 @@
 //! Nothing here knows of sagas. Every question is asked of a scan or of a delivery; whatever changes a
 //! queue is planned first, and what takes a letter's place is confirmed before the letter is acked.
 
+pub mod audit;
+pub mod body;
+pub mod compare;
 pub mod death;
+pub mod fingerprint;
+pub mod journey;
 pub mod letter;
+pub mod mask;
+pub mod places;
+pub mod scan;
+pub mod select;
+pub mod sighting;
+pub mod store;
 
 pub use death::{Death, DeathReason, Origin, WorkerVerdict, deaths, origin, worker_verdict};
+pub use fingerprint::{Fingerprint, Traits};
 pub use letter::LetterId;
+pub use select::{Selection, Selector};
+pub use store::Scans;

@@ -27,33 +27,41 @@ impl Uses {
     }
 
     fn context<'a>(self, delivery: &'a Delivery, queue: &str) -> Context<'a> {
-        let message = &delivery.message;
         let mut context = Context::new();
         for (name, _) in FILTER_VARIABLES.iter().zip(self.0).filter(|(_, used)| *used) {
-            context = match *name {
-                "exchange" => context.with_owned(name, delivery.exchange.as_str().into()),
-                "routingKey" => context.with_owned(name, delivery.routing_key.as_str().into()),
-                "queue" => context.with_owned(name, queue.into()),
-                "redelivered" => context.with_owned(name, delivery.redelivered.into()),
-                "properties" => context.with_owned(name, plain_properties(&message.properties)),
-                "headers" => {
-                    let headers = message.properties.headers.as_ref();
-                    context.with_owned(
-                        name,
-                        headers.map_or_else(|| Value::Object(Map::new()), plain_table),
-                    )
-                }
-                "size" => context.with_owned(name, message.body.len().into()),
-                _ => match serde_json::from_slice(&message.body) {
-                    Ok(value) => context.with_owned(name, value),
-                    Err(_) => match std::str::from_utf8(&message.body) {
-                        Ok(text) => context.with_owned(name, text.into()),
-                        Err(_) => context.with_bytes(name, &message.body),
-                    },
-                },
-            };
+            context = with_variable(context, name, delivery, queue);
         }
         context
+    }
+}
+
+/// The context with one of the [`FILTER_VARIABLES`], as `delivery` from `queue` has it.
+pub(crate) fn with_variable<'a>(
+    context: Context<'a>,
+    name: &'static str,
+    delivery: &'a Delivery,
+    queue: &str,
+) -> Context<'a> {
+    let message = &delivery.message;
+    match name {
+        "exchange" => context.with_owned(name, delivery.exchange.as_str().into()),
+        "routingKey" => context.with_owned(name, delivery.routing_key.as_str().into()),
+        "queue" => context.with_owned(name, queue.into()),
+        "redelivered" => context.with_owned(name, delivery.redelivered.into()),
+        "properties" => context.with_owned(name, plain_properties(&message.properties)),
+        "headers" => {
+            let headers = message.properties.headers.as_ref();
+            let empty = || Value::Object(Map::new());
+            context.with_owned(name, headers.map_or_else(empty, plain_table))
+        }
+        "size" => context.with_owned(name, message.body.len().into()),
+        _ => match serde_json::from_slice(&message.body) {
+            Ok(value) => context.with_owned(name, value),
+            Err(_) => match std::str::from_utf8(&message.body) {
+                Ok(text) => context.with_owned(name, text.into()),
+                Err(_) => context.with_bytes(name, &message.body),
+            },
+        },
     }
 }
 

@@ -6,9 +6,11 @@
 //! broker tells beforehand how many are left; so whoever looks notes the most returns it has seen
 //! ([`Look::returns`]) and hands that to the next [`cost`].
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use async_trait::async_trait;
+use tokio::time::{Instant, timeout};
 
 use crate::base::id::QueueName;
 use crate::broker::effective::Overflow;
@@ -162,6 +164,85 @@ pub async fn peek(
     seen.map(|look| Look { order_kept: look.order_kept && back, ..look })
 }
 
+/// How to look through a whole queue.
+#[derive(Clone, Debug)]
+pub struct ThroughOptions {
+    /// At how many messages, at most.
+    pub most: u64,
+    /// How many wait in the queue.
+    pub ready: u64,
+    /// How long a message is waited for.
+    pub wait: Duration,
+    /// How long messages are held, at most: a broker takes them back by itself from who holds them for
+    /// half an hour.
+    pub longest: Duration,
+    /// Whether what comes back waits in a line of its own.
+    pub is_quorum: bool,
+    /// Whether only one consumer gets messages.
+    pub single_active_consumer: bool,
+}
+
+/// Who looks through a queue.
+#[async_trait]
+pub trait Onlooker: Send {
+    /// Takes the next messages, in the order of the queue. Breaks when it has seen enough.
+    async fn see(&mut self, deliveries: Vec<Delivery>) -> ControlFlow<()>;
+}
+
+/// Why a look through a queue ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// As many as were asked for have been seen.
+    Enough,
+    /// A message that was counted did not come.
+    Silent,
+    /// It took as long as it may.
+    TooLong,
+    /// One consumer gets every message, and can hold no more.
+    Alone,
+    /// Whoever looks asked to stop.
+    Stopped,
+}
+
+/// What a look through a queue came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Through {
+    /// How many messages were seen.
+    pub seen: u64,
+    /// The most returns of any message held, this one included.
+    pub returns: u64,
+    /// Whether it is certain that all are back at their places.
+    pub order_kept: bool,
+    /// Why there may be more; `None` when all that waited were seen.
+    pub short: Option<Short>,
+}
+
+/// Bytes of messages that are here at once, about.
+const AT_HAND: u64 = 32 << 20;
+/// Messages of the first consumer, when nobody knows yet how large they are.
+const FIRST_STEP: u64 = 64;
+/// Messages of one consumer at most.
+const LARGEST_STEP: u64 = 10_000;
+
+/// Looks through `queue` from its head, holding everything that was seen until the end, so that it
+/// comes back in order. Each part is held by one more consumer; memory is bounded by what one of them
+/// has. They are back when this returns.
+///
+/// # Errors
+/// When the broker fails; the messages are back then too.
+pub async fn look_through(
+    broker: &dyn Broker,
+    queue: &QueueName,
+    options: &ThroughOptions,
+    onlooker: &mut dyn Onlooker,
+) -> Result<Through, BrokerError> {
+    let most = options.most.min(options.ready);
+    let mut hold = Hold::new(broker, queue, options.wait);
+    let seen = hold.go_through(options, most, onlooker).await;
+    let back = hold.let_go().await?;
+    seen.map(|through| Through { order_kept: through.order_kept && back, ..through })
+}
+
 /// Consumers that hold what is looked at.
 pub(super) struct Hold<'a> {
     broker: &'a dyn Broker,
@@ -213,6 +294,68 @@ impl<'a> Hold<'a> {
             order_kept = line.whole;
         }
         Ok(Look { deliveries, returns: returns.map_or(0, |most| most + 1), held, order_kept })
+    }
+
+    async fn go_through(
+        &mut self,
+        options: &ThroughOptions,
+        most: u64,
+        onlooker: &mut dyn Onlooker,
+    ) -> Result<Through, BrokerError> {
+        let deadline = Instant::now() + options.longest;
+        let alone = options.single_active_consumer;
+        let (mut seen, mut bytes, mut returns) = (0, 0, None);
+        let mut last_returned = false;
+        let mut waiting: Vec<Delivery> = Vec::new();
+        let mut short = None;
+        while seen < most && short.is_none() {
+            let known = AT_HAND.checked_div(bytes / seen.max(1)).unwrap_or(LARGEST_STEP);
+            let step = match seen {
+                _ if alone => u64::from(u16::MAX),
+                0 => FIRST_STEP,
+                _ => known.clamp(FIRST_STEP, LARGEST_STEP),
+            };
+            let step = step.min(most - seen);
+            let before = std::mem::take(&mut waiting);
+            // What came before is looked at while the next is on its way.
+            let looked = async {
+                if before.is_empty() {
+                    ControlFlow::Continue(())
+                } else {
+                    onlooker.see(before).await
+                }
+            };
+            let (taken, flow) = futures_util::future::join(self.take(step), looked).await;
+            let taken = taken?;
+            seen += taken.len() as u64;
+            bytes += taken.iter().map(|d| d.message.body.len() as u64).sum::<u64>();
+            returns = returns.max(taken.iter().map(returns_of).max());
+            last_returned = taken.last().map_or(last_returned, |last| last.redelivered);
+            short = match () {
+                () if flow.is_break() => Some(Short::Stopped),
+                () if (taken.len() as u64) < step => Some(Short::Silent),
+                () if alone && seen < most => Some(Short::Alone),
+                () if Instant::now() > deadline && seen < most => Some(Short::TooLong),
+                () => None,
+            };
+            waiting = taken;
+        }
+        if !waiting.is_empty() && onlooker.see(waiting).await.is_break() && seen < options.ready {
+            short = Some(Short::Stopped);
+        }
+        if short.is_none() && most < options.ready {
+            short = Some(Short::Enough);
+        }
+        let mut order_kept = true;
+        if options.is_quorum && last_returned && seen < options.ready {
+            order_kept = false;
+            if !alone && short != Some(Short::Silent) {
+                let line = self.rest_of_line(options.ready, seen).await?;
+                returns = returns.max(line.returns);
+                order_kept = line.whole;
+            }
+        }
+        Ok(Through { seen, returns: returns.map_or(0, |most| most + 1), order_kept, short })
     }
 
     /// Holds the rest of those that came back before. They wait in a line of their own, and what comes

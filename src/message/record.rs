@@ -139,6 +139,13 @@ pub(crate) fn write_properties(out: &mut Vec<u8>, properties: &Properties) {
     out.push(b'}');
 }
 
+/// The properties as a record has them.
+pub fn properties_json(properties: &Properties) -> serde_json::Value {
+    let mut out = Vec::new();
+    write_properties(&mut out, properties);
+    serde_json::from_slice(&out).unwrap_or_default()
+}
+
 fn write_body(keys: &mut Keys<'_>, body: &[u8]) {
     match form_of(body) {
         BodyForm::Json(json) => keys.key("body").extend_from_slice(json.as_bytes()),

@@ -114,6 +114,10 @@ fn run_example(line: &str) -> (Machine, Ran) {
             machine.run(&format!("context remove {name} --confirm {name}")).ok();
         }
     }
+    if line.contains("nexusctl dlq") {
+        machine.run("publish '' dead.agent.worker '{\"job\":${ seq }}' --template --count 4").ok();
+        machine.run("dlq scan dead.agent.worker").ok();
+    }
     if line.contains("destroy") {
         machine.run("consume agent.worker --until-empty -q").ok();
     }

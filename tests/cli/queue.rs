@@ -29,8 +29,19 @@ impl Place {
         assert_eq!(ran.status, 0, "{}: {}", self.label, ran.shown());
     }
 
-    fn is_embedded(&self) -> bool {
+    pub(crate) fn is_embedded(&self) -> bool {
         self.vhost.is_none()
+    }
+
+    /// Where its broker is, and the management API.
+    pub(crate) fn connection(&self) -> (String, Option<String>) {
+        match &self.vhost {
+            Some(vhost) => (vhost.amqp_url(), Some(vhost.management_url())),
+            None => {
+                let state = self.machine.root().join("home/.local/state/nexusctl/state.db");
+                (format!("embedded:{}", state.display()), None)
+            }
+        }
     }
 }
 
@@ -483,13 +494,7 @@ fn streams_are_copied_from_anywhere_and_taken_to_and_never_moved_from() {
 
 /// A consumer beside, for as long as `work` runs.
 fn beside<T>(place: &Place, queue: &str, exclusive: bool, work: impl FnOnce() -> T) -> T {
-    let (url, management) = match &place.vhost {
-        Some(vhost) => (vhost.amqp_url(), Some(vhost.management_url())),
-        None => {
-            let state = place.machine.root().join("home/.local/state/nexusctl/state.db");
-            (format!("embedded:{}", state.display()), None)
-        }
-    };
+    let (url, management) = place.connection();
     let queue = queue.parse().unwrap();
     support::fixture::ask(&url, management.as_deref(), async |broker| {
         let options = ConsumerOptions { prefetch: 1, exclusive, ..Default::default() };

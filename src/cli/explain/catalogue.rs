@@ -687,6 +687,46 @@ const FINDINGS: &[Entry] = &[
         "Remove the binding, or export the whole vhost.",
     ),
     entry(
+        "dead-letters/no-exchange",
+        "what a queue cannot keep is gone",
+        "The queue has no dead-letter exchange: messages that are rejected, expire or do not fit are \
+         dropped.",
+        "Write `deadLetter: true` for the queue, unless that is what you want.",
+    ),
+    entry(
+        "dead-letters/limit-without-exchange",
+        "a message that came back too often is gone",
+        "The quorum queue has a delivery limit, on RabbitMQ 4 even when it sets none, and no dead-letter \
+         exchange.",
+        "Write `deadLetter: true` for the queue.",
+    ),
+    entry(
+        "dead-letters/limit-on-dead-letters",
+        "looking at dead letters uses them up",
+        "The queue that keeps dead letters has a delivery limit and no dead-letter exchange of its own: \
+         each look costs each letter one of its lives, and without any it is gone.",
+        "Keep dead letters in a classic queue, or on RabbitMQ 4 set `delivery-limit: -1`.",
+    ),
+    entry(
+        "dead-letters/at-most-once",
+        "a dead letter may be lost on its way",
+        "By default a broker sends dead letters without waiting for a confirm.",
+        "Quorum queues can do it at least once: `deadLetterStrategy: at-least-once` with `overflow: \
+         reject-publish`. Letters may then come twice.",
+    ),
+    entry(
+        "dead-letters/drops-head",
+        "the oldest dead letters are dropped",
+        "The queue that keeps dead letters is bounded and drops from its head when it is full.",
+        "Take the bound off, or watch the depth.",
+    ),
+    entry(
+        "dead-letters/vanish",
+        "dead letters vanish after some time",
+        "The queue that keeps dead letters has a time to live, or goes away when it is unused.",
+        "Take the setting off, or export the letters in time.",
+    ),
+    entry(
         "project/name",
         "a name that cannot name a project",
         "It becomes part of names on the broker and of locks.",

@@ -29,14 +29,19 @@ struct Note {
 
 /// The notes about one queue.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(in crate::cli) struct Ledger {
     path: PathBuf,
     key: String,
 }
 
 impl Ledger {
     /// The notes about `queue`, kept beside the state file.
-    pub(super) fn of(state: &Path, identity: &BrokerIdentity, place: &str, queue: &str) -> Self {
+    pub(in crate::cli) fn of(
+        state: &Path,
+        identity: &BrokerIdentity,
+        place: &str,
+        queue: &str,
+    ) -> Self {
         let key = format!("{} {} {} {queue}", identity.cluster_name, place, identity.vhost);
         Ledger { path: state.with_file_name("peeks.json"), key }
     }
@@ -50,12 +55,12 @@ impl Ledger {
     }
 
     /// The most returns that are known.
-    pub(super) fn returns(&self) -> u64 {
+    pub(in crate::cli) fn returns(&self) -> u64 {
         self.read().queues.get(&self.key).map_or(0, |note| note.returns)
     }
 
     /// Notes what a look has seen; 0 forgets the queue.
-    pub(super) fn note(&self, returns: u64, at_unix_s: i64) -> io::Result<()> {
+    pub(in crate::cli) fn note(&self, returns: u64, at_unix_s: i64) -> io::Result<()> {
         let mut notes = self.read();
         if returns == 0 && notes.queues.remove(&self.key).is_none() {
             return Ok(());

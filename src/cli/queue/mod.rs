@@ -20,8 +20,9 @@ use super::missing::{self, Missing};
 use super::session::Session;
 use super::settings::Settings;
 
+pub(in crate::cli) use ledger::Ledger;
 pub use peek::PeekPlanView;
-pub(in crate::cli) use peek::written;
+pub(in crate::cli) use peek::{look_around, refusal, written};
 pub use purge::PurgeView;
 pub use rows::QueueListView;
 pub use show::QueueView;
@@ -68,7 +69,7 @@ pub(super) fn run(args: QueueArgs, session: &mut Session) -> Result<ExitStatus, 
 }
 
 /// There is no such queue: what may have been meant.
-async fn no_such_queue(
+pub(in crate::cli) async fn no_such_queue(
     attempted: &str,
     queue: &QueueName,
     broker: &dyn Broker,

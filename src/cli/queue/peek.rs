@@ -79,6 +79,22 @@ pub struct PeekPlanView {
     warnings: Vec<String>,
 }
 
+impl PeekPlanView {
+    /// What a look at `queue` would meet.
+    pub(in crate::cli) fn new(queue: &QueueName, facts: &PeekFacts, cost: Cost) -> Self {
+        PeekPlanView {
+            queue: queue.to_string(),
+            queue_type: facts.queue_type.as_str(),
+            ready: facts.ready,
+            consumers: facts.consumers,
+            delivery_limit: cost.lives.and(facts.delivery_limit),
+            lives_left: cost.lives,
+            refused: cost.danger.or(cost.barred),
+            warnings: cost.warnings,
+        }
+    }
+}
+
 impl View for PeekPlanView {
     const KIND: &'static str = "PeekPlan";
     fn text(&self, page: &mut Page) {
@@ -126,7 +142,7 @@ pub(super) fn facts(
 }
 
 /// What is known of the queue without touching it.
-async fn look_around(
+pub(in crate::cli) async fn look_around(
     broker: &dyn Broker,
     queue: &QueueName,
     returns: u64,
@@ -143,7 +159,11 @@ async fn look_around(
     }))
 }
 
-fn refusal(queue: &QueueName, cost: &Cost, facts: &PeekFacts) -> Option<CliError> {
+pub(in crate::cli) fn refusal(
+    queue: &QueueName,
+    cost: &Cost,
+    facts: &PeekFacts,
+) -> Option<CliError> {
     let cannot = |why: &str| format!("cannot look at queue `{queue}`: {why}");
     if let Some(why) = &cost.danger {
         let error = CliError::new(code::CONSENT, ExitStatus::Blocked, cannot(why));
@@ -191,19 +211,7 @@ pub(super) fn run(args: PeekArgs, session: &mut Session) -> Result<ExitStatus, C
         let cost = cost(&facts, min_lives);
         let refusal = refusal(&queue, &cost, &facts);
         if dry_run {
-            let refused = cost.danger.or(cost.barred);
-            let no = refused.is_some();
-            let view = PeekPlanView {
-                queue: queue.to_string(),
-                queue_type: facts.queue_type.as_str(),
-                ready: facts.ready,
-                consumers: facts.consumers,
-                delivery_limit: cost.lives.and(facts.delivery_limit),
-                lives_left: cost.lives,
-                refused,
-                warnings: cost.warnings,
-            };
-            return Ok(Done::Planned(view, no));
+            return Ok(Done::Planned(PeekPlanView::new(&queue, &facts, cost), refusal.is_some()));
         }
         if let Some(error) = refusal {
             return Err(error);

@@ -1,0 +1,141 @@
+//! `dlq letters`: letters of a scan.
+
+use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::base::id::QueueName;
+use crate::deadletter::sighting::Told;
+use crate::deadletter::store::StoredLetter;
+
+use crate::cli::error::CliError;
+use crate::cli::exit::ExitStatus;
+use crate::cli::output::{Page, View, count};
+use crate::cli::session::Session;
+
+use super::selection::SelectionArgs;
+use super::stored::{ScanOf, ScanRow, pick, shown};
+
+/// Arguments of `dlq letters`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Asks the newest scan, not the queue. Status 2: no letter is meant.\n\nExamples:\n  \
+    nexusctl dlq letters\n  \
+    nexusctl dlq letters dead.agent.worker --where \"reason == 'rejected'\" --last 20\n  \
+    nexusctl dlq letters --where 'size < 1000 && position > 1' -o json"
+)]
+pub(super) struct LettersArgs {
+    /// Ask the newest scan of this queue; the newest of all when left out
+    queue: Option<QueueName>,
+    /// Ask the scan of this number
+    #[arg(long, value_name = "NUMBER", conflicts_with = "queue")]
+    scan: Option<i64>,
+    /// List no more than so many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    #[command(flatten)]
+    selection: SelectionArgs,
+}
+
+/// A letter in a list.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct LetterRow {
+    /// Its id.
+    id: String,
+    /// Its place in the queue, from 1.
+    position: u64,
+    /// Its group.
+    group: String,
+    /// When it died.
+    died_at: Option<String>,
+    /// Why it died; empty when nothing tells.
+    reason: String,
+    /// Where it belongs.
+    queue: Option<String>,
+    /// By which key it came there.
+    routing_key: String,
+    /// Its message id.
+    message_id: Option<String>,
+    /// Bytes of its body.
+    size: u64,
+}
+
+impl LetterRow {
+    fn new(letter: &StoredLetter) -> LetterRow {
+        let told = Told::of(&letter.delivery);
+        let own = letter.delivery.routing_key.as_str();
+        LetterRow {
+            id: letter.id.to_string(),
+            position: letter.position,
+            group: letter.group.to_string(),
+            died_at: shown(letter.died_at),
+            reason: told.reason().to_owned(),
+            queue: told.origin.as_ref().map(|origin| origin.queue.to_string()),
+            routing_key: told.origin.as_ref().map_or(own, |origin| &origin.routing_key).to_owned(),
+            message_id: letter.delivery.message.properties.message_id.clone(),
+            size: letter.size,
+        }
+    }
+}
+
+/// Letters of a scan.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLettersView {
+    /// Which scan.
+    scan: ScanRow,
+    /// How many are meant.
+    matched: u64,
+    /// For how many the condition could not be decided; they are not meant.
+    undecided: u64,
+    /// In the order of the queue.
+    letters: Vec<LetterRow>,
+}
+
+impl View for DeadLettersView {
+    const KIND: &'static str = "DeadLetters";
+    const ITEMS: Option<&'static str> = Some("letters");
+    fn text(&self, page: &mut Page) {
+        page.line(self.scan.line(page.style));
+        page.gap();
+        let rows = self.letters.iter().map(|letter| {
+            [
+                format!("@{}", letter.position),
+                letter.id[..12.min(letter.id.len())].to_owned(),
+                letter.group.clone(),
+                letter.died_at.clone().unwrap_or_default(),
+                letter.reason.clone(),
+                letter.queue.clone().unwrap_or_default(),
+                letter.message_id.clone().unwrap_or_default(),
+                letter.size.to_string(),
+            ]
+        });
+        page.table(
+            ["PLACE", "LETTER", "GROUP", "DIED", "REASON", "QUEUE", "MESSAGE", "BYTES"],
+            rows.collect(),
+        );
+        let more = self.matched.saturating_sub(self.letters.len() as u64);
+        if more > 0 {
+            page.line(format!("and {} more", count(more, "letter")));
+        }
+    }
+}
+
+pub(super) fn run(args: LettersArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+    let LettersArgs { queue, scan, limit, selection } = args;
+    let selection = selection.selection(session)?;
+    let (scans, scan) = pick(&ScanOf { queue, scan }, session)?;
+    let found = scans.find(&scan, &selection, limit)?;
+    session.ui.report(&DeadLettersView {
+        scan: ScanRow::new(&scan),
+        matched: found.matched,
+        undecided: found.undecided,
+        letters: found.letters.iter().map(LetterRow::new).collect(),
+    })?;
+    if let Some(why) = found.why_undecided {
+        let letters = count(found.undecided, "letter");
+        session.ui.warning(format!("{letters} not decided, and so not meant: {why}"));
+    }
+    Ok(if found.matched == 0 { ExitStatus::Negative } else { ExitStatus::Done })
+}

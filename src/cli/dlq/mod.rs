@@ -1,0 +1,70 @@
+//! `nexusctl dlq …`: dead letters, seen without harm and understood.
+
+mod diff;
+mod doctor;
+mod groups;
+mod letters;
+mod list;
+mod scan;
+mod scans;
+pub(in crate::cli) mod selection;
+mod show;
+pub(in crate::cli) mod stored;
+
+use clap::{Args, Subcommand};
+
+use super::error::CliError;
+use super::exit::ExitStatus;
+use super::session::Session;
+
+pub use diff::DeadLetterDiffView;
+pub use doctor::DeadLetterAuditView;
+pub use groups::DeadLetterGroupsView;
+pub use letters::DeadLettersView;
+pub use list::DeadLetterQueuesView;
+pub use scan::DeadLetterScanView;
+pub use scans::DeadLetterScansView;
+pub use show::DeadLetterView;
+
+/// Arguments of `dlq`.
+#[derive(Debug, Args)]
+pub struct DlqArgs {
+    /// What to do.
+    #[command(subcommand)]
+    command: DlqCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DlqCommand {
+    /// Find the queues that gather dead letters, and say what is in them
+    List(list::ListArgs),
+    /// Read a dead-letter queue once, without harm, for every later question
+    Scan(scan::ScanArgs),
+    /// List the scans that are kept, or forget one
+    Scans(scans::ScansArgs),
+    /// Show what died for the same reason, the most frequent first
+    Groups(groups::GroupsArgs),
+    /// List letters of a scan
+    Letters(letters::LettersArgs),
+    /// Explain one letter: its journey, its properties, its body
+    Show(show::ShowArgs),
+    /// Show what two letters differ in
+    Diff(diff::DiffArgs),
+    /// Find where this topology loses dead letters, and the traps of this broker's version
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Runs one of the commands.
+pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+    let DlqArgs { command } = args;
+    match command {
+        DlqCommand::List(args) => list::run(args, session),
+        DlqCommand::Scan(args) => scan::run(args, session),
+        DlqCommand::Scans(args) => scans::run(&args, session),
+        DlqCommand::Groups(args) => groups::run(&args, session),
+        DlqCommand::Letters(args) => letters::run(args, session),
+        DlqCommand::Show(args) => show::run(&args, session),
+        DlqCommand::Diff(args) => diff::run(&args, session),
+        DlqCommand::Doctor(args) => doctor::run(args, session),
+    }
+}
