@@ -5,6 +5,7 @@
 
 pub mod death;
 pub mod letter;
+pub mod replay;
 
 pub use death::{Death, DeathReason, Origin, WorkerVerdict, deaths, origin, worker_verdict};
 pub use letter::LetterId;
