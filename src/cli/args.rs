@@ -154,6 +154,8 @@ pub enum Command {
     Sequence(super::sequence::SequenceArgs),
     /// List, show, search, move and purge queues
     Queue(super::queue::QueueArgs),
+    /// Replay dead letters without losing one
+    Dlq(super::dlq::DlqArgs),
     /// See what was published, and send it again to the queue that misses it
     Journal(super::journal::JournalArgs),
     /// Manage contexts: named ways to reach a broker

@@ -17,6 +17,7 @@ pub mod consent;
 pub mod consume;
 pub mod context;
 pub mod credentials;
+pub mod dlq;
 pub mod error;
 pub mod exit;
 pub mod explain;
@@ -226,6 +227,7 @@ fn dispatch(command: Command, session: &mut Session) -> Result<ExitStatus, CliEr
         Command::Worker(args) => worker::run(*args, session),
         Command::Respond(args) => worker::respond(*args, session),
         Command::Queue(args) => queue::run(args, session),
+        Command::Dlq(args) => dlq::run(args, session),
         Command::Record(args) => record::run(*args, session),
         Command::Play(args) => play::run(*args, session),
         Command::Tap(args) => tap::run(*args, session),

@@ -12,6 +12,7 @@ use super::consume::{ConsumePlanView, ConsumeView, MessagesView};
 use super::context::{
     ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
 };
+use super::dlq::{ReplayRunView, ReplayRunsView, ReplayView};
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
 use super::init::InitView;
@@ -70,6 +71,9 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<QueueView>(),
         of::<QuickstartPlanView>(),
         of::<QuickstartView>(),
+        of::<ReplayRunView>(),
+        of::<ReplayRunsView>(),
+        of::<ReplayView>(),
         of::<RequestView>(),
         of::<RetryTableView>(),
         of::<RouteReport>(),

@@ -9,7 +9,10 @@
 
 pub mod address;
 pub mod machine;
+pub mod plan;
 pub mod recall;
+pub mod run;
+pub mod store;
 
 #[cfg(test)]
 mod tests;
