@@ -152,10 +152,10 @@ pub enum Command {
     Limit(super::limit::LimitArgs),
     /// Show which messages of a workflow are missing
     Sequence(super::sequence::SequenceArgs),
-    /// See dead letters without harm, and understand why they died
-    Dlq(super::dlq::DlqArgs),
     /// List, show, search, move and purge queues
     Queue(super::queue::QueueArgs),
+    /// See dead letters without harm, and replay them without losing one
+    Dlq(super::dlq::DlqArgs),
     /// See what was published, and send it again to the queue that misses it
     Journal(super::journal::JournalArgs),
     /// Manage contexts: named ways to reach a broker

@@ -17,7 +17,6 @@ pub mod consent;
 pub mod consume;
 pub mod context;
 pub mod credentials;
-
 pub mod dlq;
 pub mod ending;
 pub mod error;

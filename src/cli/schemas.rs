@@ -14,7 +14,8 @@ use super::context::{
 };
 use super::dlq::{
     DeadLetterAuditView, DeadLetterDiffView, DeadLetterGroupsView, DeadLetterQueuesView,
-    DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLettersView,
+    DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLettersView, ReplayRunView,
+    ReplayRunsView, ReplayView,
 };
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
@@ -82,6 +83,9 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<QueueView>(),
         of::<QuickstartPlanView>(),
         of::<QuickstartView>(),
+        of::<ReplayRunView>(),
+        of::<ReplayRunsView>(),
+        of::<ReplayView>(),
         of::<RequestView>(),
         of::<RetryTableView>(),
         of::<RouteReport>(),

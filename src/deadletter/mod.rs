@@ -16,6 +16,7 @@ pub mod scan;
 pub mod select;
 pub mod sighting;
 pub mod store;
+pub mod replay;
 
 pub use death::{Death, DeathReason, Origin, WorkerVerdict, deaths, origin, worker_verdict};
 pub use fingerprint::{Fingerprint, Traits};

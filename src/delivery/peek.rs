@@ -244,7 +244,7 @@ pub async fn look_through(
 }
 
 /// Consumers that hold what is looked at.
-pub(super) struct Hold<'a> {
+pub(crate) struct Hold<'a> {
     broker: &'a dyn Broker,
     queue: &'a QueueName,
     arguments: FieldTable,
@@ -254,13 +254,13 @@ pub(super) struct Hold<'a> {
 }
 
 /// What was held beyond what was looked at.
-pub(super) struct RestOfLine {
+pub(crate) struct RestOfLine {
     /// How many.
-    pub(super) held: u64,
+    pub(crate) held: u64,
     /// The most returns among them before this one.
-    pub(super) returns: Option<u64>,
+    pub(crate) returns: Option<u64>,
     /// Whether that is all of the line.
-    pub(super) whole: bool,
+    pub(crate) whole: bool,
 }
 
 /// The most messages that one more consumer holds.
@@ -268,12 +268,12 @@ const MORE: u64 = 2000;
 
 impl<'a> Hold<'a> {
     /// Nothing is held yet; `wait` is how long a message is waited for.
-    pub(super) fn new(broker: &'a dyn Broker, queue: &'a QueueName, wait: Duration) -> Self {
+    pub(crate) fn new(broker: &'a dyn Broker, queue: &'a QueueName, wait: Duration) -> Self {
         Hold { broker, queue, arguments: FieldTable::new(), wait, consumers: Vec::new() }
     }
 
     /// Takes over a consumer that holds so many.
-    pub(super) fn adopt(&mut self, consumer: Box<dyn Consumer>, held: u64) {
+    pub(crate) fn adopt(&mut self, consumer: Box<dyn Consumer>, held: u64) {
         self.consumers.push((consumer, held));
     }
 
@@ -361,7 +361,7 @@ impl<'a> Hold<'a> {
     /// Holds the rest of those that came back before. They wait in a line of their own, and what comes
     /// back now joins the end of that line; so the whole line has to be held, or its head changes.
     /// `held` of the `ready` messages are held already, the last of them one of that line.
-    pub(super) async fn rest_of_line(
+    pub(crate) async fn rest_of_line(
         &mut self,
         ready: u64,
         held: u64,
@@ -413,7 +413,7 @@ impl<'a> Hold<'a> {
     /// Gives everything back: who held first gives back first, or the order changes. Each waits until
     /// the queue has what the one before it held, for a closed channel is noticed some time later.
     /// Returns whether that was seen.
-    pub(super) async fn let_go(self) -> Result<bool, BrokerError> {
+    pub(crate) async fn let_go(self) -> Result<bool, BrokerError> {
         let mut end = Ok(true);
         let mut rest = self.consumers.into_iter().peekable();
         while let Some((consumer, held)) = rest.next() {

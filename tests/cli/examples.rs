@@ -49,6 +49,8 @@ fn prepared() -> Machine {
     machine.run("context add scratch --broker embedded:").ok();
     machine.run("context add prod --broker embedded: --protected").ok();
     machine.run("context use --none").ok();
+    let replay = "dlq replay dead.agent.worker --to agent.worker --run night-1 --yes";
+    machine.run(replay).ok();
     follow_a_workflow(&machine.path(".nexus/state.db"));
     machine.write("bodies.txt", "one\ntwo\n");
     machine.script("handle.sh", "cat >/dev/null");

@@ -1,4 +1,4 @@
-//! `nexusctl dlq …`: dead letters, seen without harm and understood.
+//! `nexusctl dlq …`: dead letters, seen without harm, understood, and replayed without losing one.
 
 mod diff;
 mod doctor;
@@ -10,6 +10,10 @@ mod scans;
 pub(in crate::cli) mod selection;
 mod show;
 pub(in crate::cli) mod stored;
+mod replay;
+mod resume;
+mod run;
+mod runs;
 
 use clap::{Args, Subcommand};
 
@@ -22,6 +26,9 @@ pub use doctor::DeadLetterAuditView;
 pub use groups::DeadLetterGroupsView;
 pub use letters::DeadLettersView;
 pub use list::DeadLetterQueuesView;
+pub use replay::ReplayView;
+pub use run::ReplayRunView;
+pub use runs::ReplayRunsView;
 pub use scan::DeadLetterScanView;
 pub use scans::DeadLetterScansView;
 pub use show::DeadLetterView;
@@ -52,6 +59,14 @@ enum DlqCommand {
     Diff(diff::DiffArgs),
     /// Find where this topology loses dead letters, and the traps of this broker's version
     Doctor(doctor::DoctorArgs),
+    /// Send letters back to where they are worked on, each acked only after it is confirmed there
+    Replay(Box<replay::ReplayArgs>),
+    /// Go on with a replay that was stopped or killed
+    Resume(resume::ResumeArgs),
+    /// List replays
+    Runs(runs::RunsArgs),
+    /// Look at one replay
+    Run(run::RunArgs),
 }
 
 /// Runs one of the commands.
@@ -66,5 +81,9 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Show(args) => show::run(&args, session),
         DlqCommand::Diff(args) => diff::run(&args, session),
         DlqCommand::Doctor(args) => doctor::run(args, session),
+        DlqCommand::Replay(args) => replay::run(*args, session),
+        DlqCommand::Resume(args) => resume::run(args, session),
+        DlqCommand::Runs(args) => runs::run(args, session),
+        DlqCommand::Run(args) => run::run(args, session),
     }
 }

@@ -1,0 +1,111 @@
+//! `dlq runs`: replays that the journal has.
+
+use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::deadletter::replay::store::{Journal, StoredRun};
+
+use crate::cli::error::CliError;
+use crate::cli::exit::ExitStatus;
+use crate::cli::output::{Page, View};
+use crate::cli::session::Session;
+
+/// Arguments of `dlq runs`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nexusctl dlq runs\n  nexusctl dlq runs --most 5")]
+pub(super) struct RunsArgs {
+    /// So many at most, the newest first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    most: u32,
+}
+
+/// One run.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RunRow {
+    /// Its name.
+    pub(super) run: String,
+    /// The queue that the letters were in.
+    pub(super) queue: String,
+    /// The vhost.
+    pub(super) vhost: String,
+    /// The broker.
+    pub(super) broker: String,
+    /// When it began.
+    pub(super) started: String,
+    /// When it ended; null while it is open.
+    pub(super) ended: Option<String>,
+    /// `open` (at work, or killed), `stopped`, `done` or `superseded`.
+    pub(super) phase: &'static str,
+    /// How often it was begun.
+    pub(super) attempts: u64,
+    /// Letters that waited when it began.
+    pub(super) ready: u64,
+    /// Who began it.
+    pub(super) who: String,
+    /// Why it was begun.
+    pub(super) reason: Option<String>,
+}
+
+impl From<&StoredRun> for RunRow {
+    fn from(run: &StoredRun) -> Self {
+        RunRow {
+            run: run.id.clone(),
+            queue: run.queue.clone(),
+            vhost: run.vhost.clone(),
+            broker: run.broker.clone(),
+            started: run.started.to_string(),
+            ended: run.ended.map(|at| at.to_string()),
+            phase: run.phase.as_str(),
+            attempts: run.attempts,
+            ready: run.watermark,
+            who: run.who.clone(),
+            reason: run.reason.clone(),
+        }
+    }
+}
+
+/// The newest runs.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplayRunsView {
+    /// The newest first.
+    runs: Vec<RunRow>,
+}
+
+impl View for ReplayRunsView {
+    const KIND: &'static str = "ReplayRuns";
+    const ITEMS: Option<&'static str> = Some("runs");
+    fn text(&self, page: &mut Page) {
+        if self.runs.is_empty() {
+            page.line("nothing was replayed yet");
+            return;
+        }
+        let rows = self.runs.iter().map(|row| {
+            [
+                row.run.clone(),
+                row.queue.clone(),
+                row.phase.to_owned(),
+                row.ready.to_string(),
+                row.started.clone(),
+                row.reason.clone().unwrap_or_default(),
+            ]
+        });
+        page.table(["RUN", "QUEUE", "PHASE", "LETTERS", "STARTED", "REASON"], rows.collect());
+    }
+}
+
+pub(super) fn run(args: RunsArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+    let settings = session.settings()?;
+    let runs = session.drive(async {
+        // Looking makes no file.
+        if settings.state.value.try_exists().is_ok_and(|exists| !exists) {
+            return Ok(Vec::new());
+        }
+        let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
+        Ok(journal.runs(args.most)?)
+    })?;
+    session.ui.report(&ReplayRunsView { runs: runs.iter().map(RunRow::from).collect() })?;
+    Ok(ExitStatus::Done)
+}

@@ -1,0 +1,686 @@
+//! The replay of one queue as a machine of values: what has happened goes in, what is to be done comes
+//! out.
+//!
+//! Pure. The rules, and `tests.rs` explores all that can happen under them:
+//!
+//! - A letter is published only after its intent is in the journal, in the order of the queue, and no
+//!   more than `window` of them are out whose acks the broker has not taken.
+//! - A letter is acked only after its copy is confirmed, the journal says so, and every letter before it
+//!   is decided. What a crash gives back is then the rest of the line, in order.
+//! - The newest intent stays an intent until a newer one is in the journal, or the run ends. So there is
+//!   always a letter that is certainly still in the queue, behind everything that was acked: by it a
+//!   resumed run knows which of the letters it meets are older ([`super::recall`]).
+//! - What is not to go, is returned, refused or in doubt is held, and goes back to its place when the
+//!   consumer closes. Nothing is ever put back singly.
+
+use std::collections::VecDeque;
+
+use crate::broker::{DeliveryTag, Settlement};
+use crate::deadletter::letter::LetterId;
+
+/// Place of a letter in its run, from 1, in the order of the queue.
+pub type Position = u64;
+
+/// How far the order is kept when a letter cannot go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// The others go on.
+    None,
+    /// The run stops; those of the window that are out already are not held up.
+    Queue,
+    /// The run stops, and no letter is out before the one ahead of it is confirmed.
+    Strict,
+}
+
+/// What a run keeps to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rules {
+    /// How many letters may be out without an ack that the broker has taken.
+    pub window: u64,
+    /// How many deliveries may be unsettled at once.
+    pub prefetch: u64,
+    /// How many letters are looked at, at most: those that wait when it begins.
+    pub watermark: u64,
+    /// How many letters are replayed, at most.
+    pub first: Option<u64>,
+    /// What a refusal means for the others.
+    pub order: Order,
+    /// How often a letter may have been replayed before it is put aside.
+    pub max_replays: u64,
+    /// Whether there is a place where such letters are put aside; else they stay.
+    pub parks: bool,
+}
+
+/// A letter that a journal knows from an earlier attempt of the same run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Known {
+    /// Its place.
+    pub position: Position,
+    /// Whether its copy had been confirmed.
+    pub confirmed: bool,
+}
+
+/// A letter as it is handed out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Seen {
+    /// To settle it by.
+    pub tag: DeliveryTag,
+    /// Its name.
+    pub key: LetterId,
+    /// Whether it is selected, and has somewhere to go.
+    pub wanted: bool,
+    /// Whether this very run has sent it.
+    pub is_echo: bool,
+    /// How often it was replayed before.
+    pub replays: u64,
+    /// What is known of it.
+    pub known: Option<Known>,
+}
+
+/// Which way a letter goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// To its target.
+    Target,
+    /// To where those are put aside that were replayed too often.
+    Parked,
+}
+
+/// What became of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// The broker answers for it.
+    Confirmed,
+    /// No queue took it.
+    Returned,
+    /// The broker refused it.
+    Nacked,
+    /// Certainly not there, because the publisher failed.
+    NotSent,
+    /// It may be there or not.
+    Unknown,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A letter came.
+    Seen(Seen),
+    /// The write is on the disk.
+    Written,
+    /// The write failed: nothing more is published or acked.
+    WriteFailed,
+    /// What became of a publish.
+    Outcome(Position, Fate),
+    /// The broker has taken all acks.
+    Flushed,
+    /// Nothing more comes.
+    Dry,
+    /// Somebody asked to stop.
+    Stop,
+    /// The consumer is gone, and what it held is back in the queue.
+    ConsumerLost,
+}
+
+/// What the journal keeps of a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// It stays.
+    Held,
+    /// It may be out.
+    Intent(Way),
+    /// Its copy is confirmed.
+    Confirmed,
+    /// Its copy, put aside, is confirmed.
+    Parked,
+    /// No queue took its copy.
+    Returned,
+    /// The broker refused its copy.
+    Nacked,
+    /// Its copy was confirmed in an earlier attempt: it is acked without another one.
+    Skipped,
+}
+
+/// One line of a write.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Entry {
+    /// A letter that the journal has not.
+    New(Position, LetterId, State),
+    /// One that it has.
+    Now(Position, State),
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Write all of this in one transaction; the answer is [`Event::Written`]. One at a time.
+    Write(Vec<Entry>),
+    /// Publish the letter.
+    Publish(Position, Way),
+    /// Its message is not needed any more.
+    Forget(Position),
+    /// Settle so many letters.
+    Settle(DeliveryTag, Settlement, u64),
+    /// Wait until the broker has taken all acks.
+    Flush,
+    /// All is done that can be: close.
+    End(End),
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum End {
+    /// All that waited have been looked at.
+    All,
+    /// As many as were wanted went.
+    First,
+    /// A letter came back that this run had sent.
+    Echo,
+    /// Nothing more came: others took some.
+    Dry,
+    /// Every place is taken by a letter that stays.
+    Full,
+    /// A letter was refused.
+    Refused,
+    /// Somebody asked to stop.
+    Stopped,
+    /// The outcome of a publish is not known, or the broker failed.
+    Broken,
+    /// The journal failed.
+    Journal,
+}
+
+/// What became of the letters so far, in this attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Counts {
+    /// Looked at.
+    pub looked: u64,
+    /// Confirmed at their target.
+    pub replayed: u64,
+    /// Confirmed where they are put aside.
+    pub parked: u64,
+    /// Acked without another copy.
+    pub skipped: u64,
+    /// Left: not selected.
+    pub not_wanted: u64,
+    /// Left: replayed too often.
+    pub worn_out: u64,
+    /// Left: no queue took the copy.
+    pub returned: u64,
+    /// Left: the copy was refused.
+    pub nacked: u64,
+    /// Left: not sent any more.
+    pub not_sent: u64,
+    /// Left, and the copy may be there.
+    pub in_doubt: u64,
+    /// Acks sent.
+    pub acked: u64,
+    /// Of these, those that the broker has not said it has taken.
+    pub unflushed: u64,
+    /// Of the replayed and parked ones, those that are certainly still in the queue as well.
+    pub in_both: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    /// To be written as an intent.
+    Fresh,
+    /// To be written as held.
+    ToHold,
+    /// In the write that is under way, as an intent.
+    Intending,
+    /// In the write that is under way, and then it stays.
+    Holding,
+    /// Written as an intent: goes out when the window lets it.
+    Due,
+    /// Published.
+    Out,
+    /// To be written as this.
+    Decided(State),
+    /// In the write that is under way, as this.
+    Deciding(State),
+    /// Written as confirmed: may be acked.
+    Done,
+    /// Stays.
+    Held,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    position: Position,
+    tag: DeliveryTag,
+    key: LetterId,
+    way: Way,
+    is_known: bool,
+    /// Whether it went out in this attempt, and so holds a slot of the window until it is acked.
+    was_out: bool,
+    step: Step,
+}
+
+/// The machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Machine {
+    rules: Rules,
+    places: VecDeque<Place>,
+    next: Position,
+    taken: u64,
+    counts: Counts,
+    /// How many are published whose acks the broker has not taken.
+    out: u64,
+    /// Of what is acked and not flushed, how many hold a slot of the window.
+    unflushed_out: u64,
+    /// What the flush that is under way covers: slots and acks.
+    covered: (u64, u64),
+    held: u64,
+    left_behind: bool,
+    writing: bool,
+    flushing: bool,
+    consumer_lost: bool,
+    journal_lost: bool,
+    ending: Option<End>,
+    ended: bool,
+}
+
+impl Machine {
+    /// At the beginning of an attempt; the first letter that the journal does not know gets `next`.
+    pub fn new(rules: Rules, next: Position) -> Machine {
+        Machine {
+            rules,
+            places: VecDeque::new(),
+            next,
+            taken: 0,
+            counts: Counts::default(),
+            out: 0,
+            unflushed_out: 0,
+            covered: (0, 0),
+            held: 0,
+            left_behind: false,
+            writing: false,
+            flushing: false,
+            consumer_lost: false,
+            journal_lost: false,
+            ending: (rules.watermark == 0).then_some(End::All),
+            ended: false,
+        }
+    }
+
+    /// What became of the letters so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Whether more letters are taken.
+    pub fn takes(&self) -> bool {
+        self.ending.is_none()
+    }
+
+    /// The place that the next letter gets, unless it is known.
+    pub fn next(&self) -> Position {
+        self.next
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        !self.writing && !self.flushing && self.places.iter().all(|p| p.step != Step::Out)
+    }
+
+    fn end(&mut self, why: End) {
+        // A worse reason replaces a better one.
+        self.ending = Some(self.ending.map_or(why, |known| known.max(why)));
+    }
+
+    /// Takes in what has happened.
+    pub fn on(&mut self, event: Event) {
+        match event {
+            Event::Seen(seen) => self.see(seen),
+            Event::Written => self.written(),
+            Event::WriteFailed => {
+                self.writing = false;
+                self.journal_lost = true;
+                self.let_go();
+                self.end(End::Journal);
+            }
+            Event::Outcome(position, fate) => self.decided(position, fate),
+            Event::Flushed => {
+                self.flushing = false;
+                self.out -= self.covered.0;
+                self.counts.unflushed -= self.covered.1;
+                self.unflushed_out -= self.covered.0;
+                self.covered = (0, 0);
+            }
+            Event::Dry => {
+                if self.ending.is_none() {
+                    self.end(End::Dry);
+                }
+            }
+            Event::Stop => self.end(End::Stopped),
+            Event::ConsumerLost => {
+                self.consumer_lost = true;
+                self.end(End::Broken);
+            }
+        }
+    }
+
+    fn see(&mut self, seen: Seen) {
+        if self.ending.is_some() {
+            // Handed out beyond: goes back with the rest.
+            return;
+        }
+        let Seen { tag, key, wanted, is_echo, replays, known } = seen;
+        if is_echo {
+            self.end(End::Echo);
+            return;
+        }
+        self.counts.looked += 1;
+        let worn_out = replays >= self.rules.max_replays;
+        let way = if worn_out { Way::Parked } else { Way::Target };
+        let step = match known {
+            Some(Known { confirmed: true, .. }) => {
+                self.counts.skipped += 1;
+                Step::Decided(State::Skipped)
+            }
+            _ if !wanted => {
+                self.counts.not_wanted += 1;
+                Step::ToHold
+            }
+            _ if worn_out && !self.rules.parks => {
+                self.counts.worn_out += 1;
+                Step::ToHold
+            }
+            _ => {
+                self.taken += 1;
+                Step::Fresh
+            }
+        };
+        let position = known.map_or(self.next, |known| known.position);
+        if known.is_none() {
+            self.next += 1;
+        }
+        self.places.push_back(Place {
+            position,
+            tag,
+            key,
+            way,
+            is_known: known.is_some(),
+            was_out: step == Step::Fresh,
+            step,
+        });
+        if self.counts.looked >= self.rules.watermark {
+            self.end(End::All);
+        } else if self.rules.first.is_some_and(|first| self.taken >= first) {
+            self.end(End::First);
+        }
+    }
+
+    fn written(&mut self) {
+        self.writing = false;
+        for place in &mut self.places {
+            place.step = match place.step {
+                Step::Intending => Step::Due,
+                Step::Holding => Step::Held,
+                Step::Deciding(State::Confirmed | State::Parked | State::Skipped) => Step::Done,
+                Step::Deciding(_) => Step::Held,
+                other => other,
+            };
+        }
+    }
+
+    fn decided(&mut self, position: Position, fate: Fate) {
+        let Some(place) = self.places.iter_mut().find(|place| place.position == position) else {
+            return;
+        };
+        let counts = &mut self.counts;
+        let refused = match fate {
+            Fate::Confirmed => {
+                let state = match place.way {
+                    Way::Target => State::Confirmed,
+                    Way::Parked => State::Parked,
+                };
+                *(if place.way == Way::Target {
+                    &mut counts.replayed
+                } else {
+                    &mut counts.parked
+                }) += 1;
+                place.step = Step::Decided(state);
+                if self.journal_lost {
+                    self.let_go();
+                }
+                return;
+            }
+            Fate::Returned => {
+                counts.returned += 1;
+                place.step = Step::Decided(State::Returned);
+                true
+            }
+            Fate::Nacked => {
+                counts.nacked += 1;
+                place.step = Step::Decided(State::Nacked);
+                true
+            }
+            Fate::NotSent => {
+                counts.not_sent += 1;
+                place.step = Step::Decided(State::Held);
+                false
+            }
+            Fate::Unknown => {
+                counts.in_doubt += 1;
+                // The journal's intent says just that.
+                place.step = Step::Held;
+                false
+            }
+        };
+        self.out -= 1;
+        if self.journal_lost {
+            self.let_go();
+        }
+        if !refused {
+            self.end(End::Broken);
+        } else if self.rules.order != Order::None {
+            self.end(End::Refused);
+        }
+    }
+
+    /// What is to be done now. To be asked after every batch of events, until it has nothing.
+    pub fn effects(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.ended {
+            return effects;
+        }
+        self.publish(&mut effects);
+        self.settle(&mut effects);
+        self.write(&mut effects);
+        // With every place taken by what stays, and by the intent that waits for a newer one.
+        let waits =
+            |place: &Place| matches!(place.step, Step::Decided(State::Confirmed | State::Parked));
+        if self.ending.is_none()
+            && effects.is_empty()
+            && !self.writing
+            && self.held + self.places.len() as u64 >= self.rules.prefetch
+            && self.places.iter().all(waits)
+        {
+            self.end(End::Full);
+            return self.effects();
+        }
+        if let Some(why) = self.ending
+            && self.is_idle()
+            && effects.is_empty()
+            && self.places.is_empty()
+        {
+            if self.counts.unflushed > 0 && !self.consumer_lost {
+                self.flush(&mut effects);
+            } else {
+                self.ended = true;
+                effects.push(Effect::End(why));
+            }
+        }
+        effects
+    }
+
+    fn stops(&self) -> bool {
+        self.ending.is_some_and(|why| why >= End::Refused)
+    }
+
+    fn publish(&mut self, effects: &mut Vec<Effect>) {
+        let stops = self.stops();
+        for place in &mut self.places {
+            if place.step != Step::Due {
+                continue;
+            }
+            if stops {
+                self.counts.not_sent += 1;
+                place.step = Step::Decided(State::Held);
+            } else if self.out < self.rules.window {
+                self.out += 1;
+                place.step = Step::Out;
+                effects.push(Effect::Publish(place.position, place.way));
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn flush(&mut self, effects: &mut Vec<Effect>) {
+        self.flushing = true;
+        self.covered = (self.unflushed_out, self.counts.unflushed);
+        effects.push(Effect::Flush);
+    }
+
+    fn settle(&mut self, effects: &mut Vec<Effect>) {
+        let mut settle: Option<(DeliveryTag, Settlement, u64)> = None;
+        while let Some(place) = self.places.front() {
+            match place.step {
+                Step::Done => {}
+                Step::Held => {
+                    self.left_behind = true;
+                    self.held += 1;
+                    effects.push(Effect::Forget(place.position));
+                    self.places.pop_front();
+                    continue;
+                }
+                _ => break,
+            }
+            let (tag, was_out) = (place.tag, place.was_out);
+            self.places.pop_front();
+            if self.consumer_lost {
+                self.counts.in_both += 1;
+                continue;
+            }
+            self.counts.acked += 1;
+            self.counts.unflushed += 1;
+            self.unflushed_out += u64::from(was_out);
+            if self.left_behind {
+                effects.push(Effect::Settle(tag, Settlement::Ack, 1));
+                continue;
+            }
+            match &mut settle {
+                Some((upto, _, number)) => {
+                    *upto = tag;
+                    *number += 1;
+                }
+                None => settle = Some((tag, Settlement::AckUpTo, 1)),
+            }
+        }
+        // Those before the first that stays go out before the single ones.
+        if let Some((tag, how, number)) = settle {
+            let at = effects.iter().position(|e| matches!(e, Effect::Settle(..)));
+            effects.insert(at.unwrap_or(effects.len()), Effect::Settle(tag, how, number));
+        }
+        let due = self.counts.unflushed >= (self.rules.window / 2).max(1);
+        if due && !self.flushing && !self.consumer_lost {
+            self.flush(effects);
+        }
+    }
+
+    fn write(&mut self, effects: &mut Vec<Effect>) {
+        if self.journal_lost {
+            self.let_go();
+            return;
+        }
+        if self.writing {
+            return;
+        }
+        let stops = self.stops();
+        let mut entries = Vec::new();
+        let mut intends = false;
+        let mut intended = self.places.iter().filter(|place| place.is_active()).count() as u64;
+        for place in &mut self.places {
+            let (state, step) = match place.step {
+                Step::Fresh if stops => {
+                    self.counts.not_sent += 1;
+                    (State::Held, Step::Holding)
+                }
+                Step::Fresh if intended < self.rules.intents() => {
+                    intended += 1;
+                    intends = true;
+                    (State::Intent(place.way), Step::Intending)
+                }
+                // What is behind waits, for the journal goes by the order of the queue.
+                Step::Fresh => break,
+                Step::ToHold => (State::Held, Step::Holding),
+                _ => continue,
+            };
+            place.step = step;
+            entries.push(if place.is_known {
+                Entry::Now(place.position, state)
+            } else {
+                Entry::New(place.position, place.key.clone(), state)
+            });
+        }
+        // The newest intent stays one until there is a newer, or the end.
+        let waits = self.places.iter().any(|place| place.step == Step::Fresh);
+        let newest = self.places.iter().rposition(Place::is_intent);
+        let ends = self.ending.is_some() && !waits;
+        let spared = newest.filter(|_| !intends && !ends);
+        for (at, place) in self.places.iter_mut().enumerate() {
+            if let Step::Decided(state) = place.step
+                && (spared != Some(at) || !matches!(state, State::Confirmed | State::Parked))
+            {
+                place.step = Step::Deciding(state);
+                entries.push(Entry::Now(place.position, state));
+            }
+        }
+        if !entries.is_empty() {
+            self.writing = true;
+            effects.push(Effect::Write(entries));
+        }
+    }
+
+    /// Without a journal nothing waits for a write any more: all of it stays, and what was confirmed
+    /// meanwhile is in both places, in doubt for whoever resumes.
+    fn let_go(&mut self) {
+        for place in &mut self.places {
+            match place.step {
+                Step::Fresh | Step::Intending | Step::Due => self.counts.not_sent += 1,
+                Step::Decided(State::Confirmed | State::Parked)
+                | Step::Deciding(State::Confirmed | State::Parked) => self.counts.in_both += 1,
+                Step::Out | Step::Done => continue,
+                _ => {}
+            }
+            place.step = Step::Held;
+        }
+    }
+}
+
+impl Rules {
+    /// How many intents the journal may have that are not acked: some ahead of the window, so that an
+    /// ack need not wait for the next letter to be written.
+    pub fn intents(&self) -> u64 {
+        self.window + (self.window / 2).max(1)
+    }
+}
+
+impl Place {
+    /// Whether the journal says that it may be out.
+    fn is_intent(&self) -> bool {
+        match self.step {
+            Step::Intending | Step::Due | Step::Out => true,
+            Step::Decided(state) | Step::Deciding(state) => state != State::Skipped,
+            _ => false,
+        }
+    }
+
+    /// Whether it is neither new nor left behind.
+    fn is_active(&self) -> bool {
+        self.is_intent() || self.step == Step::Done && self.was_out
+    }
+}

@@ -1,0 +1,634 @@
+//! Carries a replay out: one consumer, one publisher, one journal, and the machine that decides.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use crate::base::id::QueueName;
+use crate::base::time::{Clock, Timestamp};
+use crate::broker::{
+    Broker, BrokerError, Consumer, ConsumerOptions, Delivery, LockError, LockHolder, Outcome,
+    Publisher, PublisherOptions, Settled, Ticket,
+};
+use crate::deadletter::letter::LetterId;
+use crate::delivery::consume::Lives;
+use crate::delivery::pace::Pace;
+use crate::delivery::peek::{Hold, returns_of};
+use crate::delivery::stop::{Stop, Wish};
+use crate::message::{FieldTable, FieldValue};
+use crate::storage::StorageError;
+
+use super::address::{RUN, Sender, Target, replays};
+use super::machine::{
+    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Position, Rules, Seen, Way,
+};
+use super::recall::recall;
+use super::store::{Detail, Journal, Phase, StoredRun};
+
+/// Which letters are wanted, by their place, name and message. An error is for example a header that
+/// one does not have; such a letter stays.
+pub type Wants<'a> = dyn FnMut(Position, &LetterId, &Delivery) -> Result<bool, String> + Send + 'a;
+
+/// What to replay, and how.
+#[derive(Clone, Debug)]
+pub struct ReplayOptions {
+    /// The run, as the journal names it.
+    pub run: String,
+    /// The queue that the letters are in.
+    pub queue: QueueName,
+    /// Where to.
+    pub target: Target,
+    /// Where those are put aside that were replayed too often.
+    pub park: Option<QueueName>,
+    /// The rules.
+    pub rules: Rules,
+    /// Whether it is a quorum queue, where what comes back waits in a line of its own.
+    pub is_quorum: bool,
+    /// Whether a resumed run looks along the queue first.
+    pub looks: bool,
+    /// Our login.
+    pub login: Option<String>,
+    /// Give back the time to live that letters had.
+    pub restore_ttl: bool,
+    /// Messages a second, at most.
+    pub rate: Option<f64>,
+    /// When to hold no more letters that come back often.
+    pub lives: Lives,
+    /// How long letters are waited for that the queue counts and does not hand out.
+    pub patience: Duration,
+    /// How long nothing may come before the broker is asked.
+    pub poll: Duration,
+    /// Who replays.
+    pub holder: LockHolder,
+}
+
+/// What became of the letters in this attempt.
+#[derive(Clone, Debug)]
+pub struct ReplayReport {
+    /// Why it ended.
+    pub ended: End,
+    /// How many letters became what.
+    pub counts: Counts,
+    /// Letters recalled from an earlier attempt.
+    pub recalled: u64,
+    /// Of those that stay, those that have nowhere to go, and why the first has not.
+    pub nowhere: u64,
+    /// Letters for which the condition failed.
+    pub filter_errors: u64,
+    /// What the first of these failures was.
+    pub first_filter_error: Option<String>,
+    /// What the first refusal was.
+    pub refusal: Option<String>,
+    /// What failed.
+    pub failure: Option<String>,
+    /// A letter that stays has few lives left.
+    pub lives_at_risk: bool,
+    /// The queue counts letters that it does not hand out.
+    pub stalled: bool,
+    /// Whether it is certain that what stayed is where it was.
+    pub order_kept: bool,
+    /// Letters that wait afterwards; `None` when the broker could not be asked.
+    pub left: Option<u64>,
+}
+
+/// Why nothing was begun.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// Somebody else replays the queue, or the broker failed.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The broker failed.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] StorageError),
+}
+
+/// The name of the lock on a queue.
+pub fn lock_name(vhost: &str, queue: &QueueName) -> String {
+    let digest = Sha256::new().chain_update(vhost).chain_update([0]).chain_update(queue.as_str());
+    digest
+        .finalize()
+        .iter()
+        .take(12)
+        .fold("dlq.".to_owned(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+/// How a run begins.
+#[derive(Debug)]
+pub enum Begin {
+    /// For the first time: as the journal is to keep it.
+    New(StoredRun),
+    /// Once more.
+    Again,
+}
+
+/// Replays. `progress` hears how many letters are looked at and how many confirmed.
+///
+/// # Errors
+/// When nothing could be begun.
+#[expect(clippy::too_many_arguments, reason = "each is another thing the run is handed")]
+pub async fn run(
+    broker: &dyn Broker,
+    journal: &Journal,
+    begin: Begin,
+    options: &ReplayOptions,
+    wants: &mut Wants<'_>,
+    clock: &Arc<dyn Clock>,
+    stop: &Stop,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<ReplayReport, ReplayError> {
+    let queue = &options.queue;
+    let name = lock_name(broker.identity().vhost.as_str(), queue);
+    let lock = broker.lock(&name, &options.holder).await?;
+    let mut recalled = Recalled::default();
+    match begin {
+        Begin::New(stored) => journal.begin(stored).await?,
+        Begin::Again => {
+            if options.looks {
+                recalled = look(broker, journal, options).await?;
+            }
+            journal.again(&options.run).await?;
+        }
+    }
+    let next = journal.next_position(&options.run)?;
+    let window = usize::try_from(options.rules.window).unwrap_or(usize::MAX);
+    let publisher = broker.publisher(PublisherOptions { window, reconnect: false }).await?;
+    let prefetch = u16::try_from(options.rules.prefetch).unwrap_or(u16::MAX);
+    let subscription = ConsumerOptions { prefetch, reconnect: false, ..Default::default() };
+    let consumer = broker.consumer(queue, subscription).await?;
+    let sender = Sender {
+        run: options.run.clone(),
+        queue: queue.clone(),
+        target: options.target.clone(),
+        login: options.login.clone(),
+        restore_ttl: options.restore_ttl,
+    };
+    let recalled_letters = recalled.known.len() as u64;
+    let mut run = Run {
+        broker,
+        journal,
+        options,
+        vhost: broker.identity().vhost.to_string(),
+        sender,
+        machine: Machine::new(options.rules, next),
+        consumer,
+        publisher,
+        consumer_is_gone: false,
+        letters: HashMap::new(),
+        tickets: HashMap::new(),
+        writing: None,
+        recalled,
+        pace: options.rate.and_then(Pace::new),
+        began: Instant::now(),
+        told_to_stop: false,
+        delivered: 0,
+        last_redelivered: false,
+        quiet_since: Instant::now(),
+        empty_looks: 0,
+        clock,
+        report: ReplayReport {
+            ended: End::All,
+            counts: Counts::default(),
+            recalled: recalled_letters,
+            nowhere: 0,
+            filter_errors: 0,
+            first_filter_error: None,
+            refusal: None,
+            failure: None,
+            lives_at_risk: false,
+            stalled: false,
+            order_kept: true,
+            left: None,
+        },
+    };
+    run.report.ended = run.go(wants, stop, progress).await;
+    let Run {
+        mut consumer, publisher, machine, mut report, delivered, mut last_redelivered, ..
+    } = run;
+    report.counts = machine.counts();
+    // Every outcome is known; a way out that does not close well changes nothing.
+    let _ = publisher.close().await;
+    let mut held = delivered.saturating_sub(report.counts.acked);
+    while let Some(delivery) = consumer.ready() {
+        held += 1;
+        last_redelivered = delivery.redelivered;
+    }
+    let left = options.rules.watermark.saturating_sub(report.counts.acked);
+    let mut hold = Hold::new(broker, queue, options.poll);
+    hold.adopt(consumer, held);
+    // On a quorum queue what comes back joins the end of the line of all that came back before: the whole
+    // of that line has to be held, or its head changes.
+    if options.is_quorum && held > 0 && last_redelivered && held < left {
+        let line = hold.rest_of_line(left, held).await;
+        report.order_kept = line.is_ok_and(|line| line.whole);
+    }
+    match hold.let_go().await {
+        Ok(seen) => report.order_kept &= seen || held == 0,
+        Err(error) => {
+            report.failure.get_or_insert_with(|| error.to_string());
+        }
+    }
+    report.left = broker.depth(queue).await.ok().flatten().map(|depth| depth.ready);
+    let all = report.ended <= End::First && report.failure.is_none();
+    let refused = report.counts.returned + report.counts.nacked;
+    let phase = if all && refused == 0 { Phase::Done } else { Phase::Stopped };
+    journal.end(&options.run, phase, why(report.ended), clock.now()).await?;
+    let _ = lock.release().await;
+    Ok(report)
+}
+
+/// Why a run ended, as a word for the journal.
+pub fn why(end: End) -> &'static str {
+    match end {
+        End::All => "all",
+        End::First => "first",
+        End::Echo => "echo",
+        End::Dry => "dry",
+        End::Full => "full",
+        End::Refused => "refused",
+        End::Stopped => "stopped",
+        End::Broken => "broken",
+        End::Journal => "journal",
+    }
+}
+
+/// What is known of letters that the run meets again.
+#[derive(Debug, Default)]
+struct Recalled {
+    known: HashMap<LetterId, Known>,
+    anchor: Option<LetterId>,
+}
+
+/// Looks along the queue for the anchor of the run.
+async fn look(
+    broker: &dyn Broker,
+    journal: &Journal,
+    options: &ReplayOptions,
+) -> Result<Recalled, ReplayError> {
+    let (run, queue) = (&options.run, &options.queue);
+    let Some(anchor) = journal.anchor(run)? else { return Ok(Recalled::default()) };
+    let ready = broker.depth(queue).await?.map_or(0, |depth| depth.ready);
+    let most = u16::try_from(ready).unwrap_or(u16::MAX);
+    if most == 0 {
+        return Ok(Recalled::default());
+    }
+    let vhost = broker.identity().vhost.as_str();
+    let subscription = ConsumerOptions { prefetch: most, reconnect: false, ..Default::default() };
+    let mut consumer = broker.consumer(queue, subscription).await?;
+    let mut head = Vec::new();
+    while head.len() < usize::from(most) && head.last() != Some(&anchor) {
+        let Ok(next) = timeout(options.patience, consumer.next()).await else { break };
+        head.push(LetterId::of(vhost, queue, &next?.message));
+    }
+    // They are to be back before they are handed out again.
+    consumer.close().await?;
+    let mut failure = None;
+    let known = recall(&head, &anchor, |key| {
+        journal.rows_of(run, key).unwrap_or_else(|error| {
+            failure = Some(error);
+            Vec::new()
+        })
+    });
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(Recalled { known, anchor: Some(anchor) }),
+    }
+}
+
+struct Letter {
+    delivery: Delivery,
+    key: LetterId,
+}
+
+type Writing = JoinHandle<Result<(), StorageError>>;
+
+struct Run<'a> {
+    broker: &'a dyn Broker,
+    journal: &'a Journal,
+    options: &'a ReplayOptions,
+    vhost: String,
+    sender: Sender,
+    machine: Machine,
+    consumer: Box<dyn Consumer>,
+    publisher: Box<dyn Publisher>,
+    consumer_is_gone: bool,
+    /// Those that may still have to be published.
+    letters: HashMap<Position, Letter>,
+    tickets: HashMap<Ticket, Position>,
+    writing: Option<Writing>,
+    recalled: Recalled,
+    pace: Option<Pace>,
+    began: Instant,
+    told_to_stop: bool,
+    delivered: u64,
+    last_redelivered: bool,
+    quiet_since: Instant,
+    empty_looks: u8,
+    clock: &'a Arc<dyn Clock>,
+    report: ReplayReport,
+}
+
+/// Letters that are taken in before the machine is asked what to do.
+const AT_ONCE: usize = 512;
+
+impl Run<'_> {
+    async fn go(
+        &mut self,
+        wants: &mut Wants<'_>,
+        stop: &Stop,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> End {
+        loop {
+            let mut effects = VecDeque::from(self.machine.effects());
+            if effects.is_empty() {
+                let counts = self.machine.counts();
+                progress(counts.looked, counts.replayed + counts.parked + counts.skipped);
+                self.wait(wants, stop).await;
+                continue;
+            }
+            while let Some(effect) = effects.pop_front() {
+                if let Effect::End(why) = effect {
+                    return why;
+                }
+                self.carry_out(effect).await;
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Write(entries) => self.write(entries),
+            Effect::Publish(position, way) => self.publish(position, way).await,
+            Effect::Forget(position) => {
+                self.letters.remove(&position);
+            }
+            Effect::Settle(tag, how, _) => {
+                if self.consumer_is_gone {
+                    return;
+                }
+                match self.consumer.settle(tag, how).await {
+                    Ok(Settled::Sent) => {}
+                    Ok(Settled::Void) => self.lose_consumer(None),
+                    Err(error) => self.lose_consumer(Some(&error)),
+                }
+            }
+            Effect::Flush => {
+                if !self.consumer_is_gone
+                    && let Err(error) = self.consumer.flush().await
+                {
+                    self.lose_consumer(Some(&error));
+                }
+                self.machine.on(Event::Flushed);
+            }
+            Effect::End(_) => {}
+        }
+    }
+
+    fn fail(&mut self, error: &dyn std::fmt::Display) {
+        self.report.failure.get_or_insert_with(|| error.to_string());
+    }
+
+    fn lose_consumer(&mut self, error: Option<&BrokerError>) {
+        if let Some(error) = error {
+            self.fail(error);
+        }
+        if !std::mem::replace(&mut self.consumer_is_gone, true) {
+            self.machine.on(Event::ConsumerLost);
+        }
+    }
+
+    fn write(&mut self, entries: Vec<Entry>) {
+        let detailed = entries
+            .into_iter()
+            .map(|entry| {
+                let detail = match &entry {
+                    Entry::New(position, ..) => self.detail(*position),
+                    Entry::Now(..) => Detail::default(),
+                };
+                (entry, detail)
+            })
+            .collect();
+        let (journal, run) = (self.journal.clone(), self.options.run.clone());
+        let now: Timestamp = self.clock.now();
+        self.writing = Some(tokio::spawn(async move { journal.note(&run, detailed, now).await }));
+    }
+
+    fn detail(&self, position: Position) -> Detail {
+        let Some(letter) = self.letters.get(&position) else { return Detail::default() };
+        let target = self.sender.address(&letter.delivery).ok().map(|(exchange, key)| {
+            if exchange.as_str().is_empty() {
+                format!("queue {key}")
+            } else {
+                format!("exchange {exchange} key {key}")
+            }
+        });
+        Detail { message_id: letter.delivery.message.properties.message_id.clone(), target }
+    }
+
+    async fn publish(&mut self, position: Position, way: Way) {
+        let Some(letter) = self.letters.remove(&position) else {
+            self.machine.on(Event::Outcome(position, Fate::NotSent));
+            return;
+        };
+        let publish = match (way, &self.options.park) {
+            (Way::Parked, Some(park)) => {
+                Some(self.sender.parked(&letter.delivery, &letter.key, park))
+            }
+            _ => self.sender.letter(&letter.delivery, &letter.key).ok(),
+        };
+        let Some(publish) = publish else {
+            self.machine.on(Event::Outcome(position, Fate::NotSent));
+            return;
+        };
+        if let Some(pace) = &mut self.pace {
+            let wait = pace.wait(self.began.elapsed());
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+        }
+        match self.publisher.send(publish).await {
+            Ok(ticket) => {
+                self.tickets.insert(ticket, position);
+            }
+            Err(error) => {
+                self.fail(&error);
+                self.machine.on(Event::Outcome(position, Fate::NotSent));
+            }
+        }
+    }
+
+    fn outcome(&mut self, ticket: Ticket, outcome: Outcome) {
+        let Some(position) = self.tickets.remove(&ticket) else { return };
+        let fate = match outcome {
+            Outcome::Confirmed => Fate::Confirmed,
+            Outcome::Returned { code, text } => {
+                self.report.refusal.get_or_insert_with(|| format!("{code} {text}"));
+                Fate::Returned
+            }
+            Outcome::Nacked => {
+                let why = "the broker refused it: a target is full";
+                self.report.refusal.get_or_insert_with(|| why.to_owned());
+                Fate::Nacked
+            }
+            Outcome::Failed(error) => {
+                self.fail(&error);
+                Fate::NotSent
+            }
+            Outcome::Unknown { why } => {
+                self.fail(&why);
+                Fate::Unknown
+            }
+        };
+        self.machine.on(Event::Outcome(position, fate));
+    }
+
+    fn see(&mut self, delivery: Delivery, wants: &mut Wants<'_>) {
+        self.quiet_since = Instant::now();
+        self.empty_looks = 0;
+        self.delivered += 1;
+        self.last_redelivered = delivery.redelivered;
+        let key = LetterId::of(&self.vhost, &self.options.queue, &delivery.message);
+        let headers = delivery.message.properties.headers.as_ref();
+        let is_echo = headers.and_then(|headers| headers.get(RUN)).and_then(FieldValue::as_text)
+            == Some(self.options.run.as_str());
+        let known = self.recalled.known.remove(&key);
+        if self.recalled.anchor.as_ref() == Some(&key) {
+            // What lies behind it may be a twin of what lies before.
+            self.recalled = Recalled::default();
+        }
+        let position = known.map_or(self.machine.next(), |known| known.position);
+        let none = FieldTable::new();
+        let replays = replays(headers.unwrap_or(&none));
+        let mut wanted = wants(position, &key, &delivery).unwrap_or_else(|error| {
+            self.report.filter_errors += 1;
+            self.report.first_filter_error.get_or_insert(error);
+            false
+        });
+        if wanted && !is_echo && self.sender.address(&delivery).is_err() {
+            self.report.nowhere += 1;
+            wanted = false;
+        }
+        let Lives { limit, keep } = self.options.lives;
+        let at_risk = limit.is_some_and(|limit| limit.saturating_sub(returns_of(&delivery)) < keep);
+        let tag = delivery.tag;
+        // What was confirmed before is acked as it is.
+        let goes = wanted && !is_echo && known.is_none_or(|known| !known.confirmed);
+        if goes {
+            self.letters.insert(position, Letter { delivery, key: key.clone() });
+        }
+        self.machine.on(Event::Seen(Seen { tag, key, wanted, is_echo, replays, known }));
+        if at_risk && !wanted {
+            self.report.lives_at_risk = true;
+            self.machine.on(Event::Stop);
+        }
+    }
+
+    /// Waits until something has happened, and takes in what is there then.
+    async fn wait(&mut self, wants: &mut Wants<'_>, stop: &Stop) {
+        enum Came {
+            Delivery(Delivery),
+            Outcome(Ticket, Outcome),
+            Written(Result<(), StorageError>),
+            Gone(BrokerError),
+            Stop,
+            Quiet,
+        }
+        if self.take_ready(wants) {
+            return;
+        }
+        let takes = self.machine.takes() && !self.consumer_is_gone;
+        let busy = self.publisher.in_flight() > 0;
+        let writing = &mut self.writing;
+        let came = tokio::select! {
+            biased;
+            () = stop.until(Wish::Finish), if !self.told_to_stop => Came::Stop,
+            written = async {
+                match writing {
+                    Some(writing) => writing.await.unwrap_or_else(|error| {
+                        Err(StorageError::Statement {
+                            path: std::path::PathBuf::new(),
+                            cause: error.to_string(),
+                        })
+                    }),
+                    None => std::future::pending().await,
+                }
+            } => Came::Written(written),
+            outcome = self.publisher.outcome(), if busy => match outcome {
+                Some((ticket, outcome)) => Came::Outcome(ticket, outcome),
+                None => Came::Quiet,
+            },
+            delivery = self.consumer.next(), if takes => match delivery {
+                Ok(delivery) => Came::Delivery(delivery),
+                Err(error) => Came::Gone(error),
+            },
+            () = tokio::time::sleep(self.options.poll) => Came::Quiet,
+        };
+        match came {
+            Came::Delivery(delivery) => self.see(delivery, wants),
+            Came::Outcome(ticket, outcome) => self.outcome(ticket, outcome),
+            Came::Written(result) => {
+                self.writing = None;
+                match result {
+                    Ok(()) => self.machine.on(Event::Written),
+                    Err(error) => {
+                        self.fail(&error);
+                        self.machine.on(Event::WriteFailed);
+                    }
+                }
+            }
+            Came::Gone(error) => self.lose_consumer(Some(&error)),
+            Came::Stop => {
+                self.told_to_stop = true;
+                self.machine.on(Event::Stop);
+            }
+            Came::Quiet => self.quiet().await,
+        }
+        self.take_ready(wants);
+    }
+
+    /// Takes in what is here without waiting; whether there was anything.
+    fn take_ready(&mut self, wants: &mut Wants<'_>) -> bool {
+        let mut any = false;
+        while let Some((ticket, outcome)) = self.publisher.ready_outcome() {
+            self.outcome(ticket, outcome);
+            any = true;
+        }
+        for _ in 0..AT_ONCE {
+            if !self.machine.takes() || self.consumer_is_gone {
+                break;
+            }
+            let Some(delivery) = self.consumer.ready() else { break };
+            self.see(delivery, wants);
+            any = true;
+        }
+        any
+    }
+
+    async fn quiet(&mut self) {
+        if !self.machine.takes() || !self.machine.is_idle() {
+            return;
+        }
+        let ready = match self.broker.depth(&self.options.queue).await {
+            Ok(depth) => depth.map_or(0, |depth| depth.ready),
+            Err(error) => {
+                self.fail(&error);
+                self.machine.on(Event::ConsumerLost);
+                self.consumer_is_gone = true;
+                return;
+            }
+        };
+        // One look is not enough: a message may be on its way to us, counted nowhere.
+        self.empty_looks = if ready == 0 { self.empty_looks + 1 } else { 0 };
+        let stalled = ready > 0 && self.quiet_since.elapsed() >= self.options.patience;
+        if self.empty_looks >= 2 || stalled {
+            self.report.stalled = stalled;
+            self.machine.on(Event::Dry);
+        }
+    }
+}

@@ -1,0 +1,639 @@
+//! The journal of replays in the state file: each run, and each letter that it decided about.
+//!
+//! What a run intends is on the disk before it is published, one commit for a whole batch; so after any
+//! crash the journal names every letter that may have come twice. A letter is a row of some hundred
+//! bytes, and nothing of it is kept in memory.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Result as SqlResult, Row};
+
+use crate::base::time::Timestamp;
+use crate::deadletter::letter::LetterId;
+use crate::storage::{Durability, Options, Room, StateFile, StorageError, rusqlite};
+
+use super::machine::{Entry, Position, State, Way};
+
+/// What this room keeps in a state file.
+pub const ROOM: Room = Room {
+    name: "replay",
+    migrations: &["
+CREATE TABLE replay_run(
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    broker TEXT NOT NULL,
+    vhost TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    request TEXT NOT NULL,
+    who TEXT NOT NULL,
+    reason TEXT,
+    started INTEGER NOT NULL,
+    ended INTEGER,
+    watermark INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    phase INTEGER NOT NULL,
+    why TEXT
+) STRICT;
+CREATE INDEX replay_run_queue ON replay_run(broker, vhost, queue, phase);
+CREATE TABLE replay_item(
+    run INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    copies INTEGER NOT NULL,
+    message_id TEXT,
+    target TEXT,
+    at INTEGER NOT NULL,
+    PRIMARY KEY(run, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX replay_item_key ON replay_item(run, key);
+"],
+};
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// At work, or killed.
+    Open,
+    /// Ended before all was done: can be resumed.
+    Stopped,
+    /// Done.
+    Done,
+    /// Another run of the same queue began after it: cannot be resumed.
+    Superseded,
+}
+
+impl Phase {
+    /// The phase as a word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Open => "open",
+            Phase::Stopped => "stopped",
+            Phase::Done => "done",
+            Phase::Superseded => "superseded",
+        }
+    }
+
+    const fn number(self) -> i64 {
+        match self {
+            Phase::Open => 0,
+            Phase::Stopped => 1,
+            Phase::Done => 2,
+            Phase::Superseded => 3,
+        }
+    }
+
+    fn of(number: i64) -> Phase {
+        match number {
+            0 => Phase::Open,
+            1 => Phase::Stopped,
+            2 => Phase::Done,
+            _ => Phase::Superseded,
+        }
+    }
+}
+
+/// A run as the journal has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRun {
+    /// Its name.
+    pub id: String,
+    /// The broker.
+    pub broker: String,
+    /// The vhost.
+    pub vhost: String,
+    /// The queue that the letters are in.
+    pub queue: String,
+    /// What was asked for, as whoever began it wrote it: by this it is resumed.
+    pub request: String,
+    /// Who began it.
+    pub who: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended for the last time.
+    pub ended: Option<Timestamp>,
+    /// How many letters waited.
+    pub watermark: u64,
+    /// How often it was begun.
+    pub attempts: u64,
+    /// How far it is.
+    pub phase: Phase,
+    /// Why it ended.
+    pub why: Option<String>,
+}
+
+/// A letter as the journal has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Its place in the run.
+    pub position: Position,
+    /// Its name.
+    pub key: LetterId,
+    /// What became of it.
+    pub state: State,
+    /// How often it may have been published.
+    pub copies: u64,
+    /// The id of its message.
+    pub message_id: Option<String>,
+    /// Where it goes.
+    pub target: Option<String>,
+}
+
+/// What a new line of the journal has beside its entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// The id of the message.
+    pub message_id: Option<String>,
+    /// Where it goes.
+    pub target: Option<String>,
+}
+
+/// How many letters are in each state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// They stay.
+    pub held: u64,
+    /// They may be out.
+    pub intent: u64,
+    /// Confirmed at their target.
+    pub confirmed: u64,
+    /// Confirmed where they are put aside.
+    pub parked: u64,
+    /// No queue took the copy.
+    pub returned: u64,
+    /// The copy was refused.
+    pub nacked: u64,
+    /// Acked when they came back after a crash, without another copy.
+    pub skipped: u64,
+}
+
+const fn number(state: State) -> i64 {
+    match state {
+        State::Held => 0,
+        State::Intent(Way::Target) => 1,
+        State::Intent(Way::Parked) => 2,
+        State::Confirmed => 3,
+        State::Parked => 4,
+        State::Returned => 5,
+        State::Nacked => 6,
+        State::Skipped => 7,
+    }
+}
+
+fn state_of(number: i64) -> State {
+    match number {
+        1 => State::Intent(Way::Target),
+        2 => State::Intent(Way::Parked),
+        3 => State::Confirmed,
+        4 => State::Parked,
+        5 => State::Returned,
+        6 => State::Nacked,
+        7 => State::Skipped,
+        _ => State::Held,
+    }
+}
+
+/// The journal. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    file: Arc<StateFile>,
+}
+
+const RUN_COLUMNS: &str = "id, broker, vhost, queue, request, who, reason, started, ended, \
+                           watermark, attempts, phase, why";
+
+fn run_of(row: &Row<'_>) -> SqlResult<StoredRun> {
+    let time = |ms: i64| Timestamp::from_unix_ms(ms);
+    Ok(StoredRun {
+        id: row.get(0)?,
+        broker: row.get(1)?,
+        vhost: row.get(2)?,
+        queue: row.get(3)?,
+        request: row.get(4)?,
+        who: row.get(5)?,
+        reason: row.get(6)?,
+        started: time(row.get(7)?),
+        ended: row.get::<_, Option<i64>>(8)?.map(time),
+        watermark: row.get::<_, i64>(9)?.unsigned_abs(),
+        attempts: row.get::<_, i64>(10)?.unsigned_abs(),
+        phase: Phase::of(row.get(11)?),
+        why: row.get(12)?,
+    })
+}
+
+fn key_of(column: usize, text: &str) -> SqlResult<LetterId> {
+    LetterId::parse(text).ok_or_else(|| {
+        let cause = format!("`{text}` is no name of a letter");
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, cause.into())
+    })
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl Journal {
+    /// Opens the journal in the state file at `path`, which is made when it is not there.
+    ///
+    /// # Errors
+    /// When the file cannot be used, or others hold it for longer than `timeout`.
+    pub async fn open(
+        path: impl Into<PathBuf>,
+        timeout: Duration,
+    ) -> Result<Journal, StorageError> {
+        let path = path.into();
+        let options = Options { timeout, ..Options::default() };
+        Journal::open_with(path, options).await
+    }
+
+    async fn open_with(path: PathBuf, options: Options) -> Result<Journal, StorageError> {
+        let name = path.clone();
+        let opened = tokio::task::spawn_blocking(move || StateFile::open(&path, &[ROOM], options));
+        let file = opened
+            .await
+            .unwrap_or_else(|e| Err(StorageError::Open { path: name, cause: e.to_string() }))?;
+        Ok(Journal { file })
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> SqlResult<T> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let file = Arc::clone(&self.file);
+        self.file
+            .write(Durability::Disk, move |connection| {
+                work(connection).map_err(|error| file.fault(&error))
+            })
+            .await
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> SqlResult<T>) -> Result<T, StorageError> {
+        self.file.read(|connection| work(connection).map_err(|error| self.file.fault(&error)))
+    }
+
+    /// Begins a run. Runs of the same queue that did not end cannot be resumed from now on.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub async fn begin(&self, run: StoredRun) -> Result<(), StorageError> {
+        self.write(move |connection| {
+            connection.execute(
+                "UPDATE replay_run SET phase = ?4
+                 WHERE broker = ?1 AND vhost = ?2 AND queue = ?3 AND phase IN (0, 1)",
+                (&run.broker, &run.vhost, &run.queue, Phase::Superseded.number()),
+            )?;
+            connection.execute(
+                "INSERT INTO replay_run(id, broker, vhost, queue, request, who, reason, started,
+                     watermark, attempts, phase) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
+                (
+                    &run.id,
+                    &run.broker,
+                    &run.vhost,
+                    &run.queue,
+                    &run.request,
+                    &run.who,
+                    &run.reason,
+                    run.started.unix_ms(),
+                    signed(run.watermark),
+                ),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes that a run goes on.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub async fn again(&self, id: &str) -> Result<(), StorageError> {
+        let id = id.to_owned();
+        self.write(move |connection| {
+            connection.execute(
+                "UPDATE replay_run SET attempts = attempts + 1, phase = 0, why = NULL WHERE id = ?",
+                [id],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes that a run has ended, and why.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub async fn end(
+        &self,
+        id: &str,
+        phase: Phase,
+        why: &str,
+        now: Timestamp,
+    ) -> Result<(), StorageError> {
+        let (id, why) = (id.to_owned(), why.to_owned());
+        self.write(move |connection| {
+            connection.execute(
+                "UPDATE replay_run SET phase = ?2, why = ?3, ended = ?4 WHERE id = ?1",
+                (id, phase.number(), why, now.unix_ms()),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes a batch: on the disk when this returns.
+    ///
+    /// # Errors
+    /// When the file fails; nothing of the batch counts as written then.
+    pub async fn note(
+        &self,
+        id: &str,
+        entries: Vec<(Entry, Detail)>,
+        now: Timestamp,
+    ) -> Result<(), StorageError> {
+        let id = id.to_owned();
+        self.write(move |connection| {
+            let run: i64 = connection
+                .prepare_cached("SELECT number FROM replay_run WHERE id = ?")?
+                .query_row([&id], |row| row.get(0))?;
+            let mut add = connection.prepare_cached(
+                "INSERT INTO replay_item(run, position, key, state, copies, message_id, target, at)
+                 VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+            )?;
+            let mut change = connection.prepare_cached(
+                "UPDATE replay_item SET state = ?3, copies = copies + ?4, at = ?5
+                 WHERE run = ?1 AND position = ?2",
+            )?;
+            for (entry, detail) in entries {
+                match entry {
+                    Entry::New(position, key, state) => {
+                        let copies = i64::from(matches!(state, State::Intent(_)));
+                        add.execute((
+                            run,
+                            signed(position),
+                            key.as_str(),
+                            number(state),
+                            copies,
+                            detail.message_id,
+                            detail.target,
+                            now.unix_ms(),
+                        ))?;
+                    }
+                    Entry::Now(position, state) => {
+                        let copies = i64::from(matches!(state, State::Intent(_)));
+                        let at = now.unix_ms();
+                        change.execute((run, signed(position), number(state), copies, at))?;
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The run called `id`.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn run(&self, id: &str) -> Result<Option<StoredRun>, StorageError> {
+        self.read(|connection| {
+            connection
+                .query_row(
+                    &format!("SELECT {RUN_COLUMNS} FROM replay_run WHERE id = ?"),
+                    [id],
+                    run_of,
+                )
+                .optional()
+        })
+    }
+
+    /// The newest runs, newest first.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn runs(&self, most: u32) -> Result<Vec<StoredRun>, StorageError> {
+        self.read(|connection| {
+            connection
+                .prepare(&format!(
+                    "SELECT {RUN_COLUMNS} FROM replay_run ORDER BY number DESC LIMIT ?"
+                ))?
+                .query_map([most], run_of)?
+                .collect()
+        })
+    }
+
+    fn items<T>(
+        &self,
+        id: &str,
+        sql: &str,
+        read: impl FnMut(&Row<'_>) -> SqlResult<T>,
+    ) -> Result<Vec<T>, StorageError> {
+        self.read(|connection| {
+            connection.prepare_cached(sql)?.query_map([id], read)?.collect::<SqlResult<Vec<T>>>()
+        })
+    }
+
+    /// The place for the next letter of a run.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn next_position(&self, id: &str) -> Result<Position, StorageError> {
+        let found = self.items(
+            id,
+            "SELECT coalesce(max(position), 0) + 1 FROM replay_item
+             WHERE run = (SELECT number FROM replay_run WHERE id = ?)",
+            |row| row.get::<_, i64>(0),
+        )?;
+        Ok(found.first().map_or(1, |next| next.unsigned_abs()))
+    }
+
+    /// The last letter that is certainly still in the queue and whose name the run has once.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn anchor(&self, id: &str) -> Result<Option<LetterId>, StorageError> {
+        let found = self.items(
+            id,
+            "SELECT item.key FROM replay_item AS item
+             WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND state IN (0, 1, 2, 5, 6)
+                 AND NOT EXISTS (SELECT 1 FROM replay_item AS other
+                     WHERE other.run = item.run AND other.key = item.key
+                         AND other.position <> item.position)
+             ORDER BY position DESC LIMIT 1",
+            |row| key_of(0, &row.get::<_, String>(0)?),
+        )?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Whether the run has confirmed anything.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn rows_of(
+        &self,
+        id: &str,
+        key: &LetterId,
+    ) -> Result<Vec<(Position, State)>, StorageError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT position, state FROM replay_item
+                     WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND key = ?",
+                )?
+                .query_map((id, key.as_str()), |row| {
+                    Ok((row.get::<_, i64>(0)?.unsigned_abs(), state_of(row.get(1)?)))
+                })?
+                .collect()
+        })
+    }
+
+    /// How many letters are in each state.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn tally(&self, id: &str) -> Result<Tally, StorageError> {
+        let rows = self.items(
+            id,
+            "SELECT state, count(*) FROM replay_item
+             WHERE run = (SELECT number FROM replay_run WHERE id = ?) GROUP BY state",
+            |row| Ok((state_of(row.get(0)?), row.get::<_, i64>(1)?.unsigned_abs())),
+        )?;
+        let mut tally = Tally::default();
+        for (state, number) in rows {
+            *match state {
+                State::Held => &mut tally.held,
+                State::Intent(_) => &mut tally.intent,
+                State::Confirmed => &mut tally.confirmed,
+                State::Parked => &mut tally.parked,
+                State::Returned => &mut tally.returned,
+                State::Nacked => &mut tally.nacked,
+                State::Skipped => &mut tally.skipped,
+            } += number;
+        }
+        Ok(tally)
+    }
+
+    /// The letters that may have come twice: those that may be out and are still in the queue, and
+    /// those of which more than one copy was sent. Twins are among them, since nobody can tell them
+    /// from copies.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn in_doubt(&self, id: &str) -> Result<Vec<Item>, StorageError> {
+        self.items(
+            id,
+            "SELECT position, key, state, copies, message_id, target FROM replay_item AS item
+             WHERE run = (SELECT number FROM replay_run WHERE id = ?)
+                 AND (state IN (1, 2) OR copies > 1 OR copies > 0 AND EXISTS
+                     (SELECT 1 FROM replay_item AS other
+                      WHERE other.run = item.run AND other.key = item.key AND other.copies > 0
+                          AND other.position <> item.position))
+             ORDER BY position",
+            |row| {
+                Ok(Item {
+                    position: row.get::<_, i64>(0)?.unsigned_abs(),
+                    key: key_of(1, &row.get::<_, String>(1)?)?,
+                    state: state_of(row.get(2)?),
+                    copies: row.get::<_, i64>(3)?.unsigned_abs(),
+                    message_id: row.get(4)?,
+                    target: row.get(5)?,
+                })
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(letter: char) -> LetterId {
+        LetterId::parse(&letter.to_string().repeat(26)).unwrap()
+    }
+
+    fn stored(id: &str) -> StoredRun {
+        StoredRun {
+            id: id.to_owned(),
+            broker: "b".to_owned(),
+            vhost: "/".to_owned(),
+            queue: "dead".to_owned(),
+            request: "{}".to_owned(),
+            who: "me".to_owned(),
+            reason: None,
+            started: Timestamp::from_unix_ms(5),
+            ended: None,
+            watermark: 9,
+            attempts: 1,
+            phase: Phase::Open,
+            why: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_and_its_letters_are_there_again_after_the_file_was_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let now = Timestamp::from_unix_ms(7);
+        let journal = Journal::open(&path, Duration::from_secs(5)).await.unwrap();
+        journal.begin(stored("r1")).await.unwrap();
+        let intent = State::Intent(Way::Target);
+        let entries = vec![
+            (Entry::New(1, key('a'), intent), Detail::default()),
+            (Entry::New(2, key('b'), intent), Detail::default()),
+            (Entry::New(3, key('c'), State::Held), Detail::default()),
+            (Entry::New(4, key('c'), intent), Detail::default()),
+            (Entry::Now(1, State::Confirmed), Detail::default()),
+        ];
+        journal.note("r1", entries, now).await.unwrap();
+        drop(journal);
+        let journal = Journal::open(&path, Duration::from_secs(5)).await.unwrap();
+        assert_eq!(journal.run("r1").unwrap(), Some(stored("r1")));
+        assert_eq!(journal.next_position("r1").unwrap(), 5);
+        // The last one's name is there twice, so it tells nothing.
+        assert_eq!(journal.anchor("r1").unwrap(), Some(key('b')));
+        assert_eq!(journal.rows_of("r1", &key('a')).unwrap(), [(1, State::Confirmed)]);
+        let doubts = |journal: &Journal| -> Vec<Position> {
+            journal.in_doubt("r1").unwrap().iter().map(|item| item.position).collect()
+        };
+        assert_eq!(doubts(&journal), [2, 4]);
+        let again = vec![
+            (Entry::Now(2, intent), Detail::default()),
+            (Entry::Now(2, State::Confirmed), Detail::default()),
+            (Entry::Now(4, State::Returned), Detail::default()),
+        ];
+        journal.note("r1", again, now).await.unwrap();
+        assert_eq!(doubts(&journal), [2], "it was sent twice");
+        let tally = journal.tally("r1").unwrap();
+        assert_eq!((tally.confirmed, tally.held, tally.returned), (2, 1, 1));
+        journal.end("r1", Phase::Stopped, "why", now).await.unwrap();
+        journal.begin(stored("r2")).await.unwrap();
+        assert_eq!(journal.run("r1").unwrap().unwrap().phase, Phase::Superseded);
+        assert_eq!(journal.runs(9).unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_and_what_was_written_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let options = Options { max_pages: Some(40), ..Options::default() };
+        let journal = Journal::open_with(path, options).await.unwrap();
+        journal.begin(stored("r1")).await.unwrap();
+        let detail = Detail { message_id: Some("m".repeat(200)), target: None };
+        let mut written = 0;
+        let error = loop {
+            let entries = (1..=100)
+                .map(|n| (Entry::New(written + n, key('a'), State::Held), detail.clone()))
+                .collect();
+            match journal.note("r1", entries, Timestamp::from_unix_ms(7)).await {
+                Ok(()) => written += 100,
+                Err(error) => break error,
+            }
+            assert!(written < 100_000, "the file never becomes full");
+        };
+        assert!(error.to_string().contains("full"), "{error}");
+        assert_eq!(journal.tally("r1").unwrap().held, written);
+    }
+}
