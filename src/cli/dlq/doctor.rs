@@ -108,7 +108,7 @@ pub(super) fn run(args: DoctorArgs, session: &mut Session) -> Result<ExitStatus,
         let _ = broker.close().await;
         Ok(found)
     }))?;
-    let findings = audit(&topology, version);
+    let findings = audit(&topology, version, source == "broker");
     let number = |severity| findings.iter().filter(|f| f.severity == severity).count();
     let view = DeadLetterAuditView {
         source,
