@@ -90,8 +90,8 @@ impl View for DeadLetterAuditView {
     }
 }
 
-pub(super) fn run(args: DoctorArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
-    let DoctorArgs { notes } = args;
+pub(super) fn run(args: &DoctorArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+    let DoctorArgs { notes } = *args;
     let target = Connector::of(session)?;
     let files = project_topology(session);
     let (source, topology, version) = session.drive(unless_stopped(&session.stop, async {

@@ -59,12 +59,12 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
     let DlqArgs { command } = args;
     match command {
         DlqCommand::List(args) => list::run(args, session),
-        DlqCommand::Scan(args) => scan::run(args, session),
+        DlqCommand::Scan(args) => scan::run(&args, session),
         DlqCommand::Scans(args) => scans::run(&args, session),
         DlqCommand::Groups(args) => groups::run(&args, session),
         DlqCommand::Letters(args) => letters::run(args, session),
         DlqCommand::Show(args) => show::run(&args, session),
         DlqCommand::Diff(args) => diff::run(&args, session),
-        DlqCommand::Doctor(args) => doctor::run(args, session),
+        DlqCommand::Doctor(args) => doctor::run(&args, session),
     }
 }

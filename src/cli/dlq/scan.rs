@@ -117,7 +117,7 @@ enum Done {
     Scanned(Box<DeadLetterScanView>),
 }
 
-pub(super) fn run(args: ScanArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+pub(super) fn run(args: &ScanArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let target = Connector::of(session)?;
     let clock = std::sync::Arc::clone(&session.clock);
