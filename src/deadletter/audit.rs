@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::base::diagnostic::{Code, Diagnostic, Findings};
 use crate::base::id::QueueName;
-use crate::broker::definition::QueueType;
+use crate::broker::definition::{ExchangeKind, QueueType};
 use crate::broker::effective::{DeadLetterStrategy, Overflow};
 use crate::broker::version::Version;
 use crate::topology::lint::{
@@ -29,8 +29,9 @@ pub const DROPS_HEAD: Code = Code("dead-letters/drops-head");
 /// Dead letters vanish after some time.
 pub const VANISH: Code = Code("dead-letters/vanish");
 
-/// Every place where `topology` loses dead letters on RabbitMQ `version`.
-pub fn audit(topology: &Topology, version: Version) -> Findings {
+/// Every place where `topology` loses dead letters on RabbitMQ `version`. `whole` says that nothing
+/// exists beside it, as when it was read from a broker.
+pub fn audit(topology: &Topology, version: Version, whole: bool) -> Findings {
     const OF_LINT: [Code; 5] = [
         UNKNOWN_DEAD_LETTER_EXCHANGE,
         LOST_DEAD_LETTERS,
@@ -48,6 +49,9 @@ pub fn audit(topology: &Topology, version: Version) -> Findings {
     let ways = ways(&view);
     for (name, queue) in view.queues.iter().filter(|(_, queue)| !queue.external) {
         let targets = ways.get(name.as_str()).map(Vec::as_slice);
+        if let (true, Some([])) = (whole, targets) {
+            no_way(name, queue, &view, &mut findings);
+        }
         if queue.queue_type == QueueType::Stream {
             continue;
         }
@@ -58,6 +62,34 @@ pub fn audit(topology: &Topology, version: Version) -> Findings {
         }
     }
     findings
+}
+
+/// The dead letters of a queue arrive nowhere, by an exchange that the rules for files leave alone
+/// because somebody else may bind to it.
+fn no_way(name: &str, queue: &ViewQueue, view: &TopologyView, findings: &mut Findings) {
+    let Some(exchange) = queue.effective.dead_letter_exchange() else { return };
+    let Some(known) = view.exchanges.get(exchange).filter(|known| known.external) else { return };
+    let by_key = matches!(
+        known.definition.kind,
+        ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic
+    );
+    let alternate = known.effective.alternate().is_some();
+    let bound = view.bindings.iter().any(|binding| binding.source.as_str() == exchange);
+    let key = queue.effective.dead_letter_routing_key();
+    if !by_key && (bound || alternate) {
+        return;
+    }
+    let certain = key.is_some() || !bound && !alternate;
+    let by = key.map(|key| format!(" by the key `{key}`")).unwrap_or_default();
+    let message = format!(
+        "queue `{name}`: no queue takes its dead letters from exchange `{exchange}`{by}: they vanish"
+    );
+    let finding = if certain {
+        Diagnostic::error(LOST_DEAD_LETTERS, message)
+    } else {
+        Diagnostic::warning(LOST_DEAD_LETTERS, format!("{message} unless their own key is bound"))
+    };
+    findings.push(finding.hint("bind a queue to it by that key, or write `deadLetter: true`"));
 }
 
 fn source(name: &str, queue: &ViewQueue, targets: Option<&[QueueName]>, findings: &mut Findings) {

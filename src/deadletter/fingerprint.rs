@@ -1,9 +1,9 @@
 //! What dead letters have in common: the same failure gives the same fingerprint, whatever ids, numbers,
 //! hosts and times stand in it. Pure.
 
+use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -227,9 +227,9 @@ fn pass(text: &str) -> String {
             continue;
         } else if separates(first) {
             if first == '#' {
-                push_id(&mut out)
+                push_id(&mut out);
             } else {
-                out.push(first)
+                out.push(first);
             }
             rest = &rest[first.len_utf8()..];
         } else {

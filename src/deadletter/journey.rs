@@ -88,7 +88,7 @@ pub fn journey(delivery: &Delivery, queue: &QueueName) -> Journey {
         }
         Some(FieldValue::Array(_)) => {}
         Some(_) => {
-            gaps.push("x-death is no list, so it tells nothing of earlier deaths".to_owned())
+            gaps.push("x-death is no list, so it tells nothing of earlier deaths".to_owned());
         }
         None => {}
     }

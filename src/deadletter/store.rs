@@ -522,6 +522,9 @@ impl Scans {
             );
         }
         let mut found = Found::default();
+        if selector.is_done() {
+            return Ok(found);
+        }
         let mut tail: std::collections::VecDeque<StoredLetter> = std::collections::VecDeque::new();
         let keeps_tail = selection.last.and_then(|last| usize::try_from(last).ok());
         self.each(scan.id, selection, &mut |letter| {
@@ -900,3 +903,6 @@ fn letter_of(row: &SqlRow<'_>) -> SqlResult<StoredLetter> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,8 +88,14 @@ fn contents(place: &Place, queue: &str) -> Vec<Value> {
             for key in ["redelivered", "deliveryTag"] {
                 record.as_object_mut().unwrap().remove(key);
             }
-            if let Some(headers) = record["properties"]["headers"].as_object_mut() {
+            let properties = record["properties"].as_object_mut().unwrap();
+            let headers = properties.get_mut("headers").and_then(Value::as_object_mut);
+            let empty = headers.is_some_and(|headers| {
                 headers.remove("x-delivery-count");
+                headers.is_empty()
+            });
+            if empty {
+                properties.remove("headers");
             }
             record
         })

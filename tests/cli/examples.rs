@@ -117,7 +117,8 @@ fn run_example(line: &str) -> (Machine, Ran) {
         }
     }
     if line.contains("nexusctl dlq") {
-        machine.run("publish '' dead.agent.worker '{\"job\":${ seq }}' --template --count 4").ok();
+        let failed = machine.run("worker agent.worker --until-empty --reject -- sh -c 'exit 65'");
+        assert!(matches!(failed.status, 0 | 3), "{}", failed.shown());
         machine.run("dlq scan dead.agent.worker").ok();
     }
     if line.contains("destroy") {

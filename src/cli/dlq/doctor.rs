@@ -90,8 +90,8 @@ impl View for DeadLetterAuditView {
     }
 }
 
-pub(super) fn run(args: DoctorArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
-    let DoctorArgs { notes } = args;
+pub(super) fn run(args: &DoctorArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+    let DoctorArgs { notes } = *args;
     let target = Connector::of(session)?;
     let files = project_topology(session);
     let (source, topology, version) = session.drive(unless_stopped(&session.stop, async {
@@ -108,7 +108,7 @@ pub(super) fn run(args: DoctorArgs, session: &mut Session) -> Result<ExitStatus,
         let _ = broker.close().await;
         Ok(found)
     }))?;
-    let findings = audit(&topology, version);
+    let findings = audit(&topology, version, source == "broker");
     let number = |severity| findings.iter().filter(|f| f.severity == severity).count();
     let view = DeadLetterAuditView {
         source,

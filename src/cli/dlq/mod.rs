@@ -74,16 +74,14 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
     let DlqArgs { command } = args;
     match command {
         DlqCommand::List(args) => list::run(args, session),
-        DlqCommand::Scan(args) => scan::run(args, session),
+        DlqCommand::Scan(args) => scan::run(&args, session),
         DlqCommand::Scans(args) => scans::run(&args, session),
         DlqCommand::Groups(args) => groups::run(&args, session),
         DlqCommand::Letters(args) => letters::run(args, session),
         DlqCommand::Show(args) => show::run(&args, session),
         DlqCommand::Diff(args) => diff::run(&args, session),
-        DlqCommand::Doctor(args) => doctor::run(args, session),
+        DlqCommand::Doctor(args) => doctor::run(&args, session),
         DlqCommand::Replay(args) => replay::run(*args, session),
         DlqCommand::Resume(args) => resume::run(args, session),
         DlqCommand::Runs(args) => runs::run(args, session),
         DlqCommand::Run(args) => run::run(args, session),
-    }
-}

@@ -117,7 +117,7 @@ enum Done {
     Scanned(Box<DeadLetterScanView>),
 }
 
-pub(super) fn run(args: ScanArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+pub(super) fn run(args: &ScanArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let target = Connector::of(session)?;
     let clock = std::sync::Arc::clone(&session.clock);
@@ -220,10 +220,11 @@ pub(super) fn run(args: ScanArgs, session: &mut Session) -> Result<ExitStatus, C
             for warning in &view.warnings {
                 session.ui.warning(warning);
             }
-            if let Some(why) = &view.scan.remark {
+            let enough = args.first.is_some_and(|first| view.scan.letters >= first);
+            if let Some(why) = view.scan.remark.as_ref().filter(|_| !enough) {
                 session.ui.warning(format!("not all of the queue was read: {why}"));
             }
-            Ok(if view.scan.complete { ExitStatus::Done } else { ExitStatus::Partly })
+            Ok(if view.scan.complete || enough { ExitStatus::Done } else { ExitStatus::Partly })
         }
     }
 }
