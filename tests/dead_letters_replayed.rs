@@ -15,7 +15,9 @@ use nexus::broker::{
 use nexus::message::{FieldTable, FieldValue, Message, Properties};
 use serde_json::Value;
 
-use support::program::{OwnNode, Place, Ran, Running, depth, kills, pause, queue, quiet_depth, signal};
+use support::program::{
+    OwnNode, Place, Ran, Running, depth, kills, pause, queue, quiet_depth, signal,
+};
 
 fn declare(place: &Place, name: &str, kind: QueueType, arguments: FieldTable) {
     let mut definition = QueueDefinition::durable(queue(name), kind);
@@ -100,7 +102,10 @@ fn all_go_in_order_and_what_is_not_wanted_stays(kind: &str, queue_type: QueueTyp
     assert_eq!(place.waiting("dead"), 500);
     let some = ["dlq", "replay", "dead", "--where", "int(body) % 3 == 0", "--run", "a", "--yes"];
     let ran = place.run(&[&some[..], &["-o", "json"]].concat()).is(0);
-    assert_eq!((json(&ran)["replayed"].clone(), json(&ran)["notWanted"].clone()), (167.into(), 333.into()));
+    assert_eq!(
+        (json(&ran)["replayed"].clone(), json(&ran)["notWanted"].clone()),
+        (167.into(), 333.into())
+    );
     let went = take(&place, "jobs");
     assert_eq!(numbers(&went), (0..500).filter(|n| n % 3 == 0).collect::<Vec<_>>());
     let first = place.run(&["dlq", "replay", "dead", "--first", "10", "--yes"]).is(0);
@@ -124,7 +129,8 @@ fn what_cannot_go_stays_and_is_said(kind: &str) {
     lost.properties.headers_mut().insert("x-nexus-origin-queue", "gone");
     put(&place, "dead", [lost]);
     put(&place, "dead", (5..7).map(letter));
-    let ran = place.run(&["dlq", "replay", "dead", "--yes", "--run", "a", "--order", "strict"]).is(3);
+    let ran =
+        place.run(&["dlq", "replay", "dead", "--yes", "--run", "a", "--order", "strict"]).is(3);
     ran.says(&["1 letter left: returned", "312"]);
     assert_eq!(numbers(&take(&place, "jobs")), [0, 1, 2, 3]);
     place.run(&["dlq", "replay", "dead", "--yes", "--order", "none"]).is(3);
@@ -143,7 +149,10 @@ fn what_cannot_go_stays_and_is_said(kind: &str) {
     let drops = FieldTable::new().with("x-max-length", 2_i64);
     declare(&place, "drops", QueueType::Classic, drops);
     place.run(&["dlq", "replay", "dead", "--to", "drops", "--yes"]).is(4).says(&["--allow-loss"]);
-    place.run(&["dlq", "replay", "dead", "--to", "nowhere", "--yes"]).is(1).says(&["does not exist"]);
+    place
+        .run(&["dlq", "replay", "dead", "--to", "nowhere", "--yes"])
+        .is(1)
+        .says(&["does not exist"]);
     place.run(&["dlq", "replay", "dead", "--to", "dead", "--yes"]).is(64);
     assert_eq!(place.waiting("dead"), 5);
 }
@@ -168,9 +177,15 @@ fn twins_both_go_and_worn_out_letters_are_put_aside(kind: &str) {
         assert_eq!(count.and_then(FieldValue::as_i64), Some(journey));
     }
     put(&place, "dead", messages);
-    place.run(&["dlq", "replay", "dead", "--yes"]).is(0).says(&["3 letters left: replayed too often"]);
+    place
+        .run(&["dlq", "replay", "dead", "--yes"])
+        .is(0)
+        .says(&["3 letters left: replayed too often"]);
     assert_eq!(place.waiting("dead"), 3);
-    place.run(&["dlq", "replay", "dead", "--yes", "--park", "parked"]).is(0).says(&["3 letters put aside"]);
+    place
+        .run(&["dlq", "replay", "dead", "--yes", "--park", "parked"])
+        .is(0)
+        .says(&["3 letters put aside"]);
     assert_eq!(numbers(&take(&place, "parked")), [7, 1, 7]);
     assert_eq!((place.waiting("dead"), place.waiting("jobs")), (0, 0));
 }

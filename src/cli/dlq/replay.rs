@@ -13,10 +13,10 @@ use crate::broker::{Broker, Delivery, ErrorKind, LockHolder, QueueType};
 use crate::deadletter::LetterId;
 use crate::deadletter::replay::address::Target;
 use crate::deadletter::replay::machine::{End, Order};
-use crate::deadletter::replay::plan::{
-    Facts, Mode, Plan, Request, TargetFacts, WINDOW, plan,
+use crate::deadletter::replay::plan::{Facts, Mode, Plan, Request, TargetFacts, WINDOW, plan};
+use crate::deadletter::replay::run::{
+    Begin, ReplayError, ReplayOptions, ReplayReport, run as replay,
 };
-use crate::deadletter::replay::run::{Begin, ReplayError, ReplayOptions, ReplayReport, run as replay};
 use crate::deadletter::replay::store::{Journal, Phase, StoredRun};
 use crate::delivery::consume::{ConsumeOptions, Lives};
 use crate::delivery::filter::Filter;
@@ -189,7 +189,11 @@ impl View for ReplayView {
         let letters = |number: u64| count(number, "letter");
         if self.dry_run {
             let what = if self.mode == "drain" { "all go" } else { "what stays is held" };
-            page.line(format!("queue {queue}: {} would go to {}", letters(self.ready), self.target));
+            page.line(format!(
+                "queue {queue}: {} would go to {}",
+                letters(self.ready),
+                self.target
+            ));
             page.line(format!("{what}; at most {} would come twice after a kill", self.window));
         } else {
             let went = letters(self.replayed);
@@ -233,7 +237,8 @@ impl Choice {
             return Ok(Target::OriginExchange);
         }
         let Some(text) = &self.to_exchange else { return Ok(Target::Origin) };
-        let wrong = |error: &dyn std::fmt::Display| CliError::usage(format!("--to-exchange: {error}"));
+        let wrong =
+            |error: &dyn std::fmt::Display| CliError::usage(format!("--to-exchange: {error}"));
         let (exchange, key) = match text.split_once(':') {
             Some((exchange, key)) => (exchange, Some(key)),
             None => (text.as_str(), None),
@@ -316,9 +321,8 @@ async fn unknown(
 ) -> CliError {
     let vhost = &broker.identity().vhost;
     let noun = if matches!(what, Missing::Exchange) { "exchange" } else { "queue" };
-    let message = format!(
-        "cannot replay queue `{queue}`: {noun} `{name}` does not exist in vhost `{vhost}`"
-    );
+    let message =
+        format!("cannot replay queue `{queue}`: {noun} `{name}` does not exist in vhost `{vhost}`");
     let next = missing::look(what, name, broker, settings).await;
     CliError::new(code::UNKNOWN_NAME, ExitStatus::Failed, message).object(name).hint(next)
 }
@@ -359,8 +363,7 @@ async fn facts(
         Err(error) => return Err(error.into()),
     };
     let effective = |name: &str| Some(&view.as_ref()?.queues.get(name)?.effective);
-    let mut facts =
-        Facts { ready: depth.ready, consumers: depth.consumers, ..Facts::default() };
+    let mut facts = Facts { ready: depth.ready, consumers: depth.consumers, ..Facts::default() };
     if let Some(known) = effective(queue.as_str()) {
         facts.queue_type = Some(known.queue_type);
         facts.single_active_consumer = known.single_active_consumer();
@@ -708,15 +711,13 @@ fn execute(
             poll: Duration::from_millis(200),
             holder: LockHolder { who, since: now },
         };
-        let mut wants = |_, key: &LetterId, delivery: &Delivery| {
-            selection.wants(key, delivery, queue.as_str())
-        };
+        let mut wants =
+            |_, key: &LetterId, delivery: &Delivery| selection.wants(key, delivery, queue.as_str());
         let mut progress = |looked, _| bar.at(looked);
         let job = stop.job();
-        let report = replay(
-            &*broker, &journal, begin, &options, &mut wants, &clock, job, &mut progress,
-        )
-        .await?;
+        let report =
+            replay(&*broker, &journal, begin, &options, &mut wants, &clock, job, &mut progress)
+                .await?;
         let _ = broker.close().await;
         Ok((id, report))
     });

@@ -24,10 +24,7 @@ pub(super) struct ResumeArgs {
 }
 
 /// Opens the journal and finds a run in it.
-pub(super) async fn find(
-    id: &str,
-    settings: &Settings,
-) -> Result<(Journal, StoredRun), CliError> {
+pub(super) async fn find(id: &str, settings: &Settings) -> Result<(Journal, StoredRun), CliError> {
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
     match journal.run(id)? {
         Some(run) => Ok((journal, run)),

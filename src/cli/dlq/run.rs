@@ -125,7 +125,12 @@ impl View for ReplayRunView {
         let name = page.style.strong(&run.run);
         let waited = count(run.ready, "letter");
         page.line(format!("run {name} of queue {} ({}): {waited} waited", run.queue, run.phase));
-        page.line(format!("begun {} by {}, {}", run.started, run.who, count(run.attempts, "attempt")));
+        page.line(format!(
+            "begun {} by {}, {}",
+            run.started,
+            run.who,
+            count(run.attempts, "attempt")
+        ));
         if let Some(reason) = &run.reason {
             page.line(format!("reason: {reason}"));
         }

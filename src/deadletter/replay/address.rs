@@ -102,7 +102,8 @@ impl Sender {
                 let origin = origin.ok_or(Nowhere::NoOrigin)?;
                 let exchange = ExchangeName::new(origin.exchange).map_err(|_| Nowhere::NoOrigin)?;
                 let key = RoutingKey::new(origin.routing_key).map_err(|_| Nowhere::NoOrigin)?;
-                if exchange == ExchangeName::default_exchange() && key == self.queue.as_routing_key()
+                if exchange == ExchangeName::default_exchange()
+                    && key == self.queue.as_routing_key()
                 {
                     return Err(Nowhere::Circular);
                 }
@@ -297,8 +298,10 @@ pub fn as_it_lay(published: &Message) -> Option<Message> {
     for name in added.iter().filter_map(FieldValue::as_text) {
         headers.remove(name);
     }
-    message.properties.delivery_mode =
-        journey.get("delivery-mode").and_then(FieldValue::as_i64).and_then(|m| u8::try_from(m).ok());
+    message.properties.delivery_mode = journey
+        .get("delivery-mode")
+        .and_then(FieldValue::as_i64)
+        .and_then(|m| u8::try_from(m).ok());
     message.properties.expiration = text("expiration");
     message.properties.headers = match journey.get("moved") {
         Some(FieldValue::Table(moved)) => {
@@ -388,10 +391,7 @@ mod tests {
             (Target::Queue(queue("dead")), Err(Nowhere::Circular)),
             (Target::OriginExchange, to("agents", "a.key")),
             (Target::Exchange(exchange.clone(), None), to("other", "a.key")),
-            (
-                Target::Exchange(exchange, Some(RoutingKey::new("k").unwrap())),
-                to("other", "k"),
-            ),
+            (Target::Exchange(exchange, Some(RoutingKey::new("k").unwrap())), to("other", "k")),
         ] {
             assert_eq!(sender(target.clone()).address(&given), expected, "{target:?}");
         }
@@ -406,7 +406,8 @@ mod tests {
         let publish = sender(Target::Origin).letter(&given, &key()).unwrap();
         let properties = &publish.message.properties;
         let text = |name| properties.header(name).and_then(FieldValue::as_text);
-        for gone in ["x-death", "x-first-death-queue", "x-delivery-count", "x-nexus-death-reason", "CC"]
+        for gone in
+            ["x-death", "x-first-death-queue", "x-delivery-count", "x-nexus-death-reason", "CC"]
         {
             assert_eq!(properties.header(gone), None, "{gone}");
         }

@@ -196,7 +196,8 @@ pub fn plan(facts: &Facts, request: &Request) -> Plan {
         }
     }
     if facts.queue_type.is_none() {
-        warnings.push("what the queue is, and what holding its letters costs, is not known".to_owned());
+        warnings
+            .push("what the queue is, and what holding its letters costs, is not known".to_owned());
     }
     // Only where looking costs no lives, nobody takes letters meanwhile, and the order is that of arrival.
     let looks = facts.queue_type == Some(QueueType::Classic)

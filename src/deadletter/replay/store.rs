@@ -241,7 +241,10 @@ impl Journal {
     ///
     /// # Errors
     /// When the file cannot be used, or others hold it for longer than `timeout`.
-    pub async fn open(path: impl Into<PathBuf>, timeout: Duration) -> Result<Journal, StorageError> {
+    pub async fn open(
+        path: impl Into<PathBuf>,
+        timeout: Duration,
+    ) -> Result<Journal, StorageError> {
         let path = path.into();
         let options = Options { timeout, ..Options::default() };
         Journal::open_with(path, options).await
@@ -469,7 +472,11 @@ impl Journal {
     ///
     /// # Errors
     /// When the file fails.
-    pub fn rows_of(&self, id: &str, key: &LetterId) -> Result<Vec<(Position, State)>, StorageError> {
+    pub fn rows_of(
+        &self,
+        id: &str,
+        key: &LetterId,
+    ) -> Result<Vec<(Position, State)>, StorageError> {
         self.read(|connection| {
             connection
                 .prepare_cached(
@@ -626,7 +633,7 @@ mod tests {
             }
             assert!(written < 100_000, "the file never becomes full");
         };
-        assert!(error.to_string().contains("full"), "{error}");
+        assert!(error.to_string().contains("no space left"), "{error}");
         assert_eq!(journal.tally("r1").unwrap().held, written);
     }
 }
