@@ -11,6 +11,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::base::id::QueueName;
+use crate::base::time::Timestamp;
 use crate::delivery::worker::letter::DEATH_TIME;
 use crate::message::{FieldValue, Message};
 
@@ -51,7 +52,7 @@ impl LetterId {
             part(newest.queue.as_bytes());
             part(newest.reason.as_str().as_bytes());
             part(&newest.count.to_le_bytes());
-            part(&newest.first_at.map_or(0, |at| at.unix_ms()).to_le_bytes());
+            part(&newest.first_at.map_or(0, Timestamp::unix_ms).to_le_bytes());
         }
         let said = |name| properties.header(name);
         part(said(DEATH_TIME).and_then(FieldValue::as_text).unwrap_or_default().as_bytes());

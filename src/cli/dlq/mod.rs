@@ -40,8 +40,8 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
     let DlqArgs { command } = args;
     match command {
         DlqCommand::Replay(args) => replay::run(*args, session),
-        DlqCommand::Resume(args) => resume::run(args, session),
-        DlqCommand::Runs(args) => runs::run(args, session),
+        DlqCommand::Resume(args) => resume::run(&args, session),
+        DlqCommand::Runs(args) => runs::run(&args, session),
         DlqCommand::Run(args) => run::run(args, session),
     }
 }

@@ -123,7 +123,7 @@ pub fn lock_name(vhost: &str, queue: &QueueName) -> String {
 #[derive(Debug)]
 pub enum Begin {
     /// For the first time: as the journal is to keep it.
-    New(StoredRun),
+    New(Box<StoredRun>),
     /// Once more.
     Again,
 }
@@ -148,7 +148,7 @@ pub async fn run(
     let lock = broker.lock(&name, &options.holder).await?;
     let mut anchor = None;
     match begin {
-        Begin::New(stored) => journal.begin(stored).await?,
+        Begin::New(stored) => journal.begin(*stored).await?,
         Begin::Again => {
             if options.looks {
                 anchor = journal.anchor(&options.run)?;
@@ -238,7 +238,8 @@ pub async fn run(
         }
     }
     report.left = broker.depth(queue).await.ok().flatten().map(|depth| depth.ready);
-    let all = report.ended <= End::First && report.failure.is_none();
+    let all = report.ended <= End::First || report.ended == End::Dry && !report.stalled;
+    let all = all && report.failure.is_none();
     let refused = report.counts.returned + report.counts.nacked;
     let phase = if all && refused == 0 { Phase::Done } else { Phase::Stopped };
     journal.end(&options.run, phase, why(report.ended), clock.now()).await?;
@@ -529,6 +530,10 @@ impl Run<'_> {
 
     /// Waits until something has happened, and takes in what is there then.
     async fn wait(&mut self, wants: &mut Wants<'_>, stop: &Stop) {
+        #[expect(
+            clippy::large_enum_variant,
+            reason = "lives for one turn of the loop, and a box would be one allocation per letter"
+        )]
         enum Came {
             Delivery(Delivery),
             Outcome(Ticket, Outcome),
