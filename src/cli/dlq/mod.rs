@@ -82,6 +82,6 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Diff(args) => diff::run(&args, session),
         DlqCommand::Doctor(args) => doctor::run(&args, session),
         DlqCommand::Replay(args) => replay::run(*args, session),
-        DlqCommand::Resume(args) => resume::run(args, session),
-        DlqCommand::Runs(args) => runs::run(args, session),
+        DlqCommand::Resume(args) => resume::run(&args, session),
+        DlqCommand::Runs(args) => runs::run(&args, session),
         DlqCommand::Run(args) => run::run(args, session),

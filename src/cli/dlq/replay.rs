@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
-use crate::broker::effective::Overflow;
+use crate::broker::effective::{EffectiveQueue, Overflow};
 use crate::broker::{Broker, Delivery, ErrorKind, LockHolder, QueueType};
 use crate::deadletter::LetterId;
 use crate::deadletter::replay::address::Target;
@@ -379,8 +379,8 @@ async fn facts(
             consumers: depth.consumers,
             drops_beyond: known
                 .filter(|known| known.overflow() == Overflow::DropHead)
-                .and_then(|known| known.max_length()),
-            ttl_ms: known.and_then(|known| known.message_ttl_ms()),
+                .and_then(EffectiveQueue::max_length),
+            ttl_ms: known.and_then(EffectiveQueue::message_ttl_ms),
         }
     });
     Ok(facts)
@@ -458,17 +458,17 @@ fn why_stopped(report: &ReplayReport) -> Option<String> {
             "a letter that stays has few lives left; raise the delivery limit, or replay it too"
                 .to_owned(),
         ),
-        End::All | End::First if report.failure.is_some() => Some(failure()),
-        End::All | End::First => (counts.returned + counts.nacked > 0).then(refusal),
-        End::Echo => Some(
-            "a letter came back that this run had sent: what it died of is not mended".to_owned(),
-        ),
+        End::All | End::First | End::Dry if report.failure.is_some() => Some(failure()),
         End::Dry if report.stalled => Some(
             "the queue counts letters that it does not hand out: another consumer has it to itself, \
              or they have expired"
                 .to_owned(),
         ),
-        End::Dry => Some("the queue became empty before all were seen".to_owned()),
+        // An empty queue is done, whoever took what is missing from the count.
+        End::All | End::First | End::Dry => (counts.returned + counts.nacked > 0).then(refusal),
+        End::Echo => Some(
+            "a letter came back that this run had sent: what it died of is not mended".to_owned(),
+        ),
         End::Full => Some("every place is taken by a letter that stays".to_owned()),
         End::Refused => Some(refusal()),
         End::Stopped => Some("somebody asked to stop".to_owned()),
@@ -571,23 +571,23 @@ pub(super) fn run(args: ReplayArgs, session: &mut Session) -> Result<ExitStatus,
     let id = run.unwrap_or_else(|| name_of(session));
     let request = serde_json::to_string(&choice)
         .map_err(|error| CliError::new(code::INTERNAL, ExitStatus::Internal, error.to_string()))?;
-    let stored = move |broker: &dyn Broker, who: &str, at| StoredRun {
-        id: id.clone(),
-        broker: String::new(),
-        vhost: broker.identity().vhost.to_string(),
-        queue: String::new(),
-        request: request.clone(),
-        who: who.to_owned(),
-        reason: reason.clone(),
-        started: at,
+    let stored = StoredRun {
+        id,
+        broker: place(&connector),
+        // Filled in once the broker has said where this is.
+        vhost: String::new(),
+        queue: queue.to_string(),
+        request,
+        who: session.who.clone(),
+        reason,
+        started: session.clock.now(),
         ended: None,
-        watermark: 0,
+        watermark: plan.rules.watermark,
         attempts: 1,
         phase: Phase::Open,
         why: None,
     };
-    let begin = Start::New(Box::new(stored));
-    execute(&queue, &choice, (plan, facts), view, &connector, session, begin)
+    execute(&queue, &choice, (plan, facts), view, &connector, session, (stored, true))
 }
 
 fn objections(plan: &Plan) -> Vec<String> {
@@ -609,14 +609,6 @@ fn refuse(queue: &QueueName, plan: &Plan) -> Result<(), CliError> {
         None => CliError::failed(message).hint("nothing was touched"),
     };
     Err(error.object(queue.as_str()))
-}
-
-/// How a run begins, before there is a broker.
-pub(super) enum Start {
-    /// For the first time.
-    New(Box<dyn Fn(&dyn Broker, &str, crate::base::time::Timestamp) -> StoredRun>),
-    /// Once more.
-    Again(StoredRun),
 }
 
 /// Goes on with a run.
@@ -651,7 +643,7 @@ pub(super) fn again(stored: StoredRun, session: &mut Session) -> Result<ExitStat
     // Never more than waited when it began: what came since is not the run's.
     plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
     let view = view_of(&queue, &target, &facts, &plan);
-    execute(&queue, &choice, (plan, facts), view, &connector, session, Start::Again(stored))
+    execute(&queue, &choice, (plan, facts), view, &connector, session, (stored, false))
 }
 
 fn execute(
@@ -661,7 +653,7 @@ fn execute(
     mut view: ReplayView,
     connector: &Connector,
     session: &mut Session,
-    start: Start,
+    (mut stored, is_new): (StoredRun, bool),
 ) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     for warning in &plan.warnings {
@@ -677,21 +669,16 @@ fn execute(
         let broker = connector.connect().await?;
         let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
         let now = clock.now();
-        let (id, begin) = match start {
-            Start::New(make) => {
-                let stored = StoredRun {
-                    broker: place(connector),
-                    queue: queue.to_string(),
-                    watermark: plan.rules.watermark,
-                    ..make(&*broker, &who, now)
-                };
-                if journal.run(&stored.id)?.is_some() {
-                    let message = format!("there is a run `{}` already", stored.id);
-                    return Err(CliError::usage(message).object(&stored.id));
-                }
-                (stored.id.clone(), Begin::New(stored))
+        let id = stored.id.clone();
+        let begin = if is_new {
+            if journal.run(&id)?.is_some() {
+                let message = format!("there is a run `{id}` already");
+                return Err(CliError::usage(message).object(&id));
             }
-            Start::Again(stored) => (stored.id, Begin::Again),
+            stored.vhost = broker.identity().vhost.to_string();
+            Begin::New(Box::new(stored))
+        } else {
+            Begin::Again
         };
         let limit = facts.delivery_limit.filter(|_| plan.mode == Mode::Hold);
         let queue_type = facts.queue_type;

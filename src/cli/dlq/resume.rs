@@ -37,7 +37,7 @@ pub(super) async fn find(id: &str, settings: &Settings) -> Result<(Journal, Stor
     }
 }
 
-pub(super) fn run(args: ResumeArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let (_, stored) = session.drive(find(&args.run, &settings))?;
     match stored.phase {

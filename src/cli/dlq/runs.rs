@@ -96,7 +96,7 @@ impl View for ReplayRunsView {
     }
 }
 
-pub(super) fn run(args: RunsArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+pub(super) fn run(args: &RunsArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let runs = session.drive(async {
         // Looking makes no file.

@@ -504,7 +504,7 @@ impl Machine {
         if let Some(why) = self.ending
             && self.is_idle()
             && effects.is_empty()
-            && self.places.is_empty()
+            && (self.places.is_empty() || self.consumer_lost && self.only_held())
         {
             if self.counts.unflushed > 0 && !self.consumer_lost {
                 self.flush(&mut effects);
@@ -514,6 +514,10 @@ impl Machine {
             }
         }
         effects
+    }
+
+    fn only_held(&self) -> bool {
+        self.places.iter().all(|place| place.step == Step::Held)
     }
 
     fn stops(&self) -> bool {
@@ -629,7 +633,8 @@ impl Machine {
         // The newest intent stays one until there is a newer, or the end.
         let waits = self.places.iter().any(|place| place.step == Step::Fresh);
         let newest = self.places.iter().rposition(Place::is_intent);
-        let ends = self.ending.is_some() && !waits;
+        // Nor at the end when it cannot be acked: whoever resumes needs it.
+        let ends = self.ending.is_some() && !waits && !self.consumer_lost;
         let spared = newest.filter(|_| !intends && !ends);
         for (at, place) in self.places.iter_mut().enumerate() {
             if let Step::Decided(state) = place.step
@@ -637,6 +642,14 @@ impl Machine {
             {
                 place.step = Step::Deciding(state);
                 entries.push(Entry::Now(place.position, state));
+            }
+        }
+        if entries.is_empty() && self.consumer_lost && self.is_idle() {
+            for place in &mut self.places {
+                if matches!(place.step, Step::Decided(_)) {
+                    self.counts.in_both += 1;
+                    place.step = Step::Held;
+                }
             }
         }
         if !entries.is_empty() {

@@ -123,7 +123,7 @@ pub fn lock_name(vhost: &str, queue: &QueueName) -> String {
 #[derive(Debug)]
 pub enum Begin {
     /// For the first time: as the journal is to keep it.
-    New(StoredRun),
+    New(Box<StoredRun>),
     /// Once more.
     Again,
 }
@@ -146,12 +146,12 @@ pub async fn run(
     let queue = &options.queue;
     let name = lock_name(broker.identity().vhost.as_str(), queue);
     let lock = broker.lock(&name, &options.holder).await?;
-    let mut recalled = Recalled::default();
+    let mut anchor = None;
     match begin {
-        Begin::New(stored) => journal.begin(stored).await?,
+        Begin::New(stored) => journal.begin(*stored).await?,
         Begin::Again => {
             if options.looks {
-                recalled = look(broker, journal, options).await?;
+                anchor = journal.anchor(&options.run)?;
             }
             journal.again(&options.run).await?;
         }
@@ -159,7 +159,9 @@ pub async fn run(
     let next = journal.next_position(&options.run)?;
     let window = usize::try_from(options.rules.window).unwrap_or(usize::MAX);
     let publisher = broker.publisher(PublisherOptions { window, reconnect: false }).await?;
-    let prefetch = u16::try_from(options.rules.prefetch).unwrap_or(u16::MAX);
+    // To come to its anchor, a resumed run holds all that lies before.
+    let ahead = if anchor.is_some() { options.rules.watermark } else { 0 };
+    let prefetch = u16::try_from(options.rules.prefetch.max(ahead)).unwrap_or(u16::MAX);
     let subscription = ConsumerOptions { prefetch, reconnect: false, ..Default::default() };
     let consumer = broker.consumer(queue, subscription).await?;
     let sender = Sender {
@@ -169,7 +171,6 @@ pub async fn run(
         login: options.login.clone(),
         restore_ttl: options.restore_ttl,
     };
-    let recalled_letters = recalled.known.len() as u64;
     let mut run = Run {
         broker,
         journal,
@@ -183,7 +184,6 @@ pub async fn run(
         letters: HashMap::new(),
         tickets: HashMap::new(),
         writing: None,
-        recalled,
         pace: options.rate.and_then(Pace::new),
         began: Instant::now(),
         told_to_stop: false,
@@ -195,7 +195,7 @@ pub async fn run(
         report: ReplayReport {
             ended: End::All,
             counts: Counts::default(),
-            recalled: recalled_letters,
+            recalled: 0,
             nowhere: 0,
             filter_errors: 0,
             first_filter_error: None,
@@ -207,6 +207,9 @@ pub async fn run(
             left: None,
         },
     };
+    if let Some(anchor) = anchor {
+        run.meet_again(&anchor, wants, stop).await;
+    }
     run.report.ended = run.go(wants, stop, progress).await;
     let Run {
         mut consumer, publisher, machine, mut report, delivered, mut last_redelivered, ..
@@ -235,7 +238,8 @@ pub async fn run(
         }
     }
     report.left = broker.depth(queue).await.ok().flatten().map(|depth| depth.ready);
-    let all = report.ended <= End::First && report.failure.is_none();
+    let all = report.ended <= End::First || report.ended == End::Dry && !report.stalled;
+    let all = all && report.failure.is_none();
     let refused = report.counts.returned + report.counts.nacked;
     let phase = if all && refused == 0 { Phase::Done } else { Phase::Stopped };
     journal.end(&options.run, phase, why(report.ended), clock.now()).await?;
@@ -255,49 +259,6 @@ pub fn why(end: End) -> &'static str {
         End::Stopped => "stopped",
         End::Broken => "broken",
         End::Journal => "journal",
-    }
-}
-
-/// What is known of letters that the run meets again.
-#[derive(Debug, Default)]
-struct Recalled {
-    known: HashMap<LetterId, Known>,
-    anchor: Option<LetterId>,
-}
-
-/// Looks along the queue for the anchor of the run.
-async fn look(
-    broker: &dyn Broker,
-    journal: &Journal,
-    options: &ReplayOptions,
-) -> Result<Recalled, ReplayError> {
-    let (run, queue) = (&options.run, &options.queue);
-    let Some(anchor) = journal.anchor(run)? else { return Ok(Recalled::default()) };
-    let ready = broker.depth(queue).await?.map_or(0, |depth| depth.ready);
-    let most = u16::try_from(ready).unwrap_or(u16::MAX);
-    if most == 0 {
-        return Ok(Recalled::default());
-    }
-    let vhost = broker.identity().vhost.as_str();
-    let subscription = ConsumerOptions { prefetch: most, reconnect: false, ..Default::default() };
-    let mut consumer = broker.consumer(queue, subscription).await?;
-    let mut head = Vec::new();
-    while head.len() < usize::from(most) && head.last() != Some(&anchor) {
-        let Ok(next) = timeout(options.patience, consumer.next()).await else { break };
-        head.push(LetterId::of(vhost, queue, &next?.message));
-    }
-    // They are to be back before they are handed out again.
-    consumer.close().await?;
-    let mut failure = None;
-    let known = recall(&head, &anchor, |key| {
-        journal.rows_of(run, key).unwrap_or_else(|error| {
-            failure = Some(error);
-            Vec::new()
-        })
-    });
-    match failure {
-        Some(error) => Err(error.into()),
-        None => Ok(Recalled { known, anchor: Some(anchor) }),
     }
 }
 
@@ -322,7 +283,6 @@ struct Run<'a> {
     letters: HashMap<Position, Letter>,
     tickets: HashMap<Ticket, Position>,
     writing: Option<Writing>,
-    recalled: Recalled,
     pace: Option<Pace>,
     began: Instant,
     told_to_stop: bool,
@@ -334,10 +294,54 @@ struct Run<'a> {
     report: ReplayReport,
 }
 
+/// Bytes of bodies that may wait here until the anchor comes.
+const MEETING_ROOM: usize = 64 * 1024 * 1024;
+
 /// Letters that are taken in before the machine is asked what to do.
 const AT_ONCE: usize = 512;
 
 impl Run<'_> {
+    /// Takes what lies before the anchor, and with it what can be known of these letters. They are held
+    /// meanwhile, so that nobody takes one of them out of the order by which they are known.
+    async fn meet_again(&mut self, anchor: &LetterId, wants: &mut Wants<'_>, stop: &Stop) {
+        let (mut taken, mut head, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let most = self.options.rules.watermark.min(u64::from(u16::MAX));
+        while (head.len() as u64) < most && head.last() != Some(anchor) && bytes < MEETING_ROOM {
+            let next = tokio::select! {
+                () = stop.until(Wish::Finish) => break,
+                next = timeout(self.options.patience, self.consumer.next()) => next,
+            };
+            let delivery = match next {
+                Ok(Ok(delivery)) => delivery,
+                Ok(Err(error)) => {
+                    self.lose_consumer(Some(&error));
+                    return;
+                }
+                Err(_) => break,
+            };
+            bytes += delivery.message.body.len();
+            head.push(LetterId::of(&self.vhost, &self.options.queue, &delivery.message));
+            taken.push(delivery);
+        }
+        let (journal, run) = (self.journal, &self.options.run);
+        let mut failure = None;
+        let mut known = recall(&head, anchor, |key| {
+            journal.rows_of(run, key).unwrap_or_else(|error| {
+                failure = Some(error);
+                Vec::new()
+            })
+        });
+        if let Some(error) = failure {
+            self.fail(&error);
+            self.machine.on(Event::Stop);
+        }
+        self.report.recalled = known.len() as u64;
+        for (key, delivery) in head.iter().zip(taken) {
+            let known = known.remove(key);
+            self.see(delivery, known, wants);
+        }
+    }
+
     async fn go(
         &mut self,
         wants: &mut Wants<'_>,
@@ -488,7 +492,7 @@ impl Run<'_> {
         self.machine.on(Event::Outcome(position, fate));
     }
 
-    fn see(&mut self, delivery: Delivery, wants: &mut Wants<'_>) {
+    fn see(&mut self, delivery: Delivery, known: Option<Known>, wants: &mut Wants<'_>) {
         self.quiet_since = Instant::now();
         self.empty_looks = 0;
         self.delivered += 1;
@@ -497,11 +501,6 @@ impl Run<'_> {
         let headers = delivery.message.properties.headers.as_ref();
         let is_echo = headers.and_then(|headers| headers.get(RUN)).and_then(FieldValue::as_text)
             == Some(self.options.run.as_str());
-        let known = self.recalled.known.remove(&key);
-        if self.recalled.anchor.as_ref() == Some(&key) {
-            // What lies behind it may be a twin of what lies before.
-            self.recalled = Recalled::default();
-        }
         let position = known.map_or(self.machine.next(), |known| known.position);
         let none = FieldTable::new();
         let replays = replays(headers.unwrap_or(&none));
@@ -531,6 +530,10 @@ impl Run<'_> {
 
     /// Waits until something has happened, and takes in what is there then.
     async fn wait(&mut self, wants: &mut Wants<'_>, stop: &Stop) {
+        #[expect(
+            clippy::large_enum_variant,
+            reason = "lives for one turn of the loop, and a box would be one allocation per letter"
+        )]
         enum Came {
             Delivery(Delivery),
             Outcome(Ticket, Outcome),
@@ -570,7 +573,7 @@ impl Run<'_> {
             () = tokio::time::sleep(self.options.poll) => Came::Quiet,
         };
         match came {
-            Came::Delivery(delivery) => self.see(delivery, wants),
+            Came::Delivery(delivery) => self.see(delivery, None, wants),
             Came::Outcome(ticket, outcome) => self.outcome(ticket, outcome),
             Came::Written(result) => {
                 self.writing = None;
@@ -604,7 +607,7 @@ impl Run<'_> {
                 break;
             }
             let Some(delivery) = self.consumer.ready() else { break };
-            self.see(delivery, wants);
+            self.see(delivery, None, wants);
             any = true;
         }
         any

@@ -633,7 +633,7 @@ mod tests {
             }
             assert!(written < 100_000, "the file never becomes full");
         };
-        assert!(error.to_string().contains("full"), "{error}");
+        assert!(error.to_string().contains("no space left"), "{error}");
         assert_eq!(journal.tally("r1").unwrap().held, written);
     }
 }

@@ -71,8 +71,8 @@ struct Row {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Tool {
     machine: Machine,
-    recalled: BTreeMap<LetterId, Known>,
-    anchor: Option<LetterId>,
+    /// What a resumed run has taken before it comes to its anchor.
+    buffer: Option<(LetterId, Vec<(u64, Id)>)>,
     letters: BTreeMap<Position, Id>,
     writing: Option<Vec<Entry>>,
     /// Published, on their way to the broker.
@@ -98,8 +98,8 @@ struct World {
     tag: u64,
     kills: u8,
     broker_kills: u8,
-    /// The broker was killed while a run was at its end, with no letter left to hold as an anchor.
-    killed_at_the_end: bool,
+    /// A run was resumed without an anchor after the broker was killed.
+    without_anchor: bool,
     refused: u8,
     others: u8,
     stops: u8,
@@ -122,7 +122,7 @@ impl World {
             tag: 0,
             kills: 0,
             broker_kills: 0,
-            killed_at_the_end: false,
+            without_anchor: false,
             refused: 0,
             others: 0,
             stops: 0,
@@ -156,37 +156,12 @@ impl World {
         let mut world = self.clone();
         world.attempts += 1;
         let next = world.rows.keys().last().map_or(1, |last| last + 1);
-        let rows_of = |name: &LetterId| -> Vec<(Position, State)> {
-            let rows = world.rows.iter().filter(|(_, row)| row.key == *name);
-            rows.map(|(position, row)| (*position, row.state)).collect()
-        };
-        let mut recalled = HashMap::new();
-        let mut anchor = world.anchor().filter(|_| case.classic);
-        if case.mutation == Some(Mutation::SkipByNameAlone) {
-            anchor = None;
-            for id in &world.ready {
-                if let Some((position, _)) =
-                    rows_of(&key(*id)).iter().find(|(_, state)| !is_certainly_there(*state))
-                {
-                    recalled.insert(key(*id), Known { position: *position, confirmed: true });
-                }
-            }
-        }
-        if let Some(anchor) = &anchor {
-            let mut head = Vec::new();
-            for id in &world.ready {
-                head.push(key(*id));
-                if key(*id) == *anchor {
-                    break;
-                }
-            }
-            recalled = recall(&head, anchor, rows_of);
-        }
+        let anchor = world.anchor().filter(|_| case.classic);
+        world.without_anchor |= anchor.is_none() && world.broker_kills > 0;
         world.last_end = None;
         world.tool = Some(Tool {
             machine: Machine::new(world.rules(case), next),
-            recalled: recalled.into_iter().collect(),
-            anchor,
+            buffer: anchor.map(|anchor| (anchor, Vec::new())),
             letters: BTreeMap::new(),
             writing: None,
             sent: VecDeque::new(),
@@ -194,6 +169,27 @@ impl World {
             flushing: false,
         });
         world.on(None, case)
+    }
+
+    /// What the run that is resumed can know of what it has taken.
+    fn recall(&self, anchor: &LetterId, head: &[LetterId]) -> HashMap<LetterId, Known> {
+        recall(head, anchor, |name| {
+            let rows = self.rows.iter().filter(|(_, row)| row.key == *name);
+            rows.map(|(position, row)| (*position, row.state)).collect()
+        })
+    }
+
+    /// Hands out what was taken until the anchor came, or until there was no more.
+    fn empty_buffer(mut self, case: &Case) -> World {
+        let taken = self.tool.as_mut().and_then(|tool| tool.buffer.take());
+        let Some((anchor, taken)) = taken else { return self };
+        let head: Vec<LetterId> = taken.iter().map(|(_, id)| key(*id)).collect();
+        let mut recalled = self.recall(&anchor, &head);
+        for (tag, id) in taken {
+            let known = recalled.remove(&key(id));
+            self = self.see(tag, id, known, case);
+        }
+        self
     }
 
     /// Hands the machine an event and does what it says.
@@ -305,7 +301,10 @@ impl World {
             good.push(self.deliver(case));
         }
         if self.ready.is_empty() && tool.machine.takes() && tool.machine.is_idle() {
-            good.push(self.clone().on(Some(Event::Dry), case));
+            good.push(match tool.buffer {
+                Some(_) => self.clone().empty_buffer(case),
+                None => self.clone().on(Some(Event::Dry), case),
+            });
         }
         if let Some(entries) = &tool.writing {
             let done = with(&|world, tool| {
@@ -362,9 +361,7 @@ impl World {
             let stopped = with(&|world, _| world.stops += 1);
             bad.push(stopped.on(Some(Event::Stop), case));
         }
-        if !case.classic || case.broker_kills == 0 {
-            self.somebody_else(case, &mut bad);
-        }
+        self.somebody_else(case, &mut bad);
         if self.kills < case.tool_kills {
             self.kill_tool(tool, case, &mut bad);
         }
@@ -389,24 +386,38 @@ impl World {
         let id = world.ready.remove(0);
         world.tag += 1;
         world.unacked.push((world.tag, id));
+        let tag = world.tag;
         let Some(tool) = &mut world.tool else { return world };
-        let known = tool.recalled.remove(&key(id));
-        if tool.anchor.as_ref() == Some(&key(id)) {
-            tool.recalled.clear();
+        if let Some((anchor, taken)) = &mut tool.buffer {
+            taken.push((tag, id));
+            let is_there = key(id) == *anchor;
+            return if is_there { world.empty_buffer(case) } else { world };
         }
+        let mut known = None;
+        if case.mutation == Some(Mutation::SkipByNameAlone) {
+            let mut rows = world.rows.iter().filter(|(_, row)| row.key == key(id));
+            known = rows
+                .find(|(_, row)| !is_certainly_there(row.state))
+                .map(|(position, _)| Known { position: *position, confirmed: true });
+        }
+        world.see(tag, id, known, case)
+    }
+
+    fn see(mut self, tag: u64, id: Id, known: Option<Known>, case: &Case) -> World {
+        let Some(tool) = &mut self.tool else { return self };
         if tool.machine.takes() {
             let position = known.map_or(tool.machine.next(), |known| known.position);
             tool.letters.insert(position, id);
         }
         let seen = Seen {
-            tag: DeliveryTag { generation: 0, tag: world.tag },
+            tag: DeliveryTag { generation: 0, tag },
             key: key(id),
             wanted: case.wanted[usize::from(id)],
             is_echo: false,
             replays: 0,
             known,
         };
-        world.on(Some(Event::Seen(seen)), case)
+        self.on(Some(Event::Seen(seen)), case)
     }
 
     fn kill_tool(&self, tool: &Tool, case: &Case, next: &mut Vec<World>) {
@@ -437,7 +448,6 @@ impl World {
                 let mut world = self.clone();
                 world.broker_kills += 1;
                 world.kills += 1;
-                world.killed_at_the_end |= !tool.machine.takes();
                 world.target.extend(tool.sent.iter().take(arrived).map(|(_, id)| *id));
                 (0..acked).for_each(|_| world.take_ack(case));
                 world.acks.clear();
@@ -448,6 +458,7 @@ impl World {
                     .chain(tool.answers.iter().map(|(position, _)| *position))
                     .collect();
                 let mut after = tool.clone();
+                after.buffer = None;
                 after.sent.clear();
                 after.answers.clear();
                 after.flushing = false;
@@ -497,10 +508,12 @@ impl World {
                 return Some(format!("letter {id} was not wanted"));
             }
         }
-        let more: usize = (0..3).map(|id| self.copies(id).saturating_sub(1)).sum();
+        // Twins that the broker brings back are never skipped: none may be lost for the other.
+        let counted = |id: &Id| self.broker_kills == 0 || *id == 1;
+        let more: usize = (0..3).filter(counted).map(|id| self.copies(id).saturating_sub(1)).sum();
         // A failed write leaves what was confirmed meanwhile in doubt, as a kill does.
         let faults = u64::from(self.kills) + u64::from(self.failed_writes);
-        if more as u64 > case.window * faults && !self.killed_at_the_end {
+        if more as u64 > case.window * faults && !self.without_anchor {
             return Some(format!("{more} duplicates after {faults} kills"));
         }
         let in_queue: Vec<Id> =
