@@ -85,3 +85,5 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Resume(args) => resume::run(&args, session),
         DlqCommand::Runs(args) => runs::run(&args, session),
         DlqCommand::Run(args) => run::run(args, session),
+    }
+}
