@@ -48,7 +48,8 @@ impl IdPrefix {
 }
 
 /// Which letters are meant, as it was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Written", try_from = "Written")]
 pub struct Selection {
     /// Letters by name.
     pub ids: Vec<IdPrefix>,
@@ -64,6 +65,59 @@ pub struct Selection {
     pub first: Option<u64>,
     /// Only so many from the tail. Needs to be told how many there are: see [`Selector::needs_total`].
     pub last: Option<u64>,
+}
+
+/// A selection as a journal keeps it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Written {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    condition: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<u64>,
+}
+
+impl From<Selection> for Written {
+    fn from(selection: Selection) -> Written {
+        let Selection { ids, groups, condition, since, until, first, last } = selection;
+        let ids = ids.into_iter().map(|IdPrefix(id)| id);
+        Written {
+            names: ids.chain(groups.iter().map(ToString::to_string)).collect(),
+            condition,
+            since_ms: since.map(Timestamp::unix_ms),
+            until_ms: until.map(Timestamp::unix_ms),
+            first,
+            last,
+        }
+    }
+}
+
+impl TryFrom<Written> for Selection {
+    type Error = SelectError;
+
+    fn try_from(written: Written) -> Result<Selection, SelectError> {
+        let Written { names, condition, since_ms, until_ms, first, last } = written;
+        let mut selection = Selection {
+            condition,
+            since: since_ms.map(Timestamp::from_unix_ms),
+            until: until_ms.map(Timestamp::from_unix_ms),
+            first,
+            last,
+            ..Selection::default()
+        };
+        for name in &names {
+            selection.add(name)?;
+        }
+        Ok(selection)
+    }
 }
 
 /// Why a selection cannot be used, or not on this letter.
@@ -450,6 +504,22 @@ mod tests {
 
     fn on(condition: &str) -> Selection {
         Selection { condition: Some(condition.to_owned()), ..Selection::default() }
+    }
+
+    #[test]
+    fn a_selection_comes_back_from_a_journal_as_it_was() {
+        let mut selection = Selection {
+            condition: Some("size > 3".to_owned()),
+            since: Some(Timestamp::from_unix_ms(5)),
+            first: Some(2),
+            ..Selection::default()
+        };
+        selection.add("abcd").unwrap();
+        selection.add("g-abcdefgh23").unwrap();
+        let written = serde_json::to_string(&selection).unwrap();
+        assert_eq!(serde_json::from_str::<Selection>(&written).unwrap(), selection, "{written}");
+        assert!(serde_json::from_str::<Selection>(r#"{"names":["no!"]}"#).is_err());
+        assert_eq!(serde_json::to_string(&Selection::default()).unwrap(), "{}");
     }
 
     #[test]
