@@ -545,13 +545,9 @@ pub(super) fn run(args: ReplayArgs, session: &mut Session) -> Result<ExitStatus,
         Ok(facts)
     }))?;
     let plan = plan(&facts, &choice.request());
-    let mut view = view_of(&queue, &target, &facts, &plan);
+    let view = view_of(&queue, &target, &facts, &plan);
     if dry_run {
-        view.stopped = objections(&plan);
-        view.warnings.clone_from(&plan.warnings);
-        session.ui.report(&view)?;
-        let blocked = !plan.objections.is_empty();
-        return Ok(if blocked { ExitStatus::Negative } else { ExitStatus::Done });
+        return show_plan(view, &plan, session);
     }
     refuse(&queue, &plan)?;
     let most = choice.first.map_or(facts.ready, |first| first.min(facts.ready));
@@ -590,6 +586,18 @@ pub(super) fn run(args: ReplayArgs, session: &mut Session) -> Result<ExitStatus,
     execute(&queue, &choice, (plan, facts), view, &connector, session, (stored, true))
 }
 
+fn show_plan(
+    mut view: ReplayView,
+    plan: &Plan,
+    session: &mut Session,
+) -> Result<ExitStatus, CliError> {
+    view.stopped = objections(plan);
+    view.warnings.clone_from(&plan.warnings);
+    session.ui.report(&view)?;
+    let blocked = !plan.objections.is_empty();
+    Ok(if blocked { ExitStatus::Negative } else { ExitStatus::Done })
+}
+
 fn objections(plan: &Plan) -> Vec<String> {
     plan.objections
         .iter()
@@ -612,7 +620,11 @@ fn refuse(queue: &QueueName, plan: &Plan) -> Result<(), CliError> {
 }
 
 /// Goes on with a run.
-pub(super) fn again(stored: StoredRun, session: &mut Session) -> Result<ExitStatus, CliError> {
+pub(super) fn again(
+    stored: StoredRun,
+    dry_run: bool,
+    session: &mut Session,
+) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let wrong = |error: &dyn std::fmt::Display| {
         CliError::failed(format!("cannot resume run `{}`: its journal says {error}", stored.id))
@@ -639,6 +651,9 @@ pub(super) fn again(stored: StoredRun, session: &mut Session) -> Result<ExitStat
         Ok(facts)
     }))?;
     let mut plan = plan(&facts, &choice.request());
+    if dry_run {
+        return show_plan(view_of(&queue, &target, &facts, &plan), &plan, session);
+    }
     refuse(&queue, &plan)?;
     // Never more than waited when it began: what came since is not the run's.
     plan.rules.watermark = plan.rules.watermark.min(stored.watermark);

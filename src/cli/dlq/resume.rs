@@ -16,11 +16,15 @@ use crate::cli::state;
     after_help = "What was confirmed and came back is acked without another copy where that can be \
     proved: on a classic queue that nobody else consumes. Elsewhere it comes twice, and is listed by \
     `dlq run show`. A run of the same queue that began later supersedes this one.\n\nExamples:\n  \
+    nexusctl dlq resume night-1 --dry-run\n  \
     nexusctl dlq resume night-1"
 )]
 pub(super) struct ResumeArgs {
     /// The run, as `dlq runs` lists it
     run: String,
+    /// Say what would be done and what stands in the way, and touch nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Opens the journal and finds a run in it.
@@ -54,6 +58,6 @@ pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus
             session.ui.status(format!("run {} is done already", stored.id));
             super::run::show(&stored.id, session)
         }
-        Phase::Open | Phase::Stopped => super::replay::again(stored, session),
+        Phase::Open | Phase::Stopped => super::replay::again(stored, args.dry_run, session),
     }
 }

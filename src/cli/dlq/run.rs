@@ -31,7 +31,8 @@ enum RunCommand {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Letters that are the same in everything, twins, cannot be told from copies: they \
-    are listed too.\n\nExamples:\n  nexusctl dlq run show night-1"
+    are listed too.\n\nExamples:\n  nexusctl dlq run show night-1\n  \
+    nexusctl dlq run show night-1 -o yaml"
 )]
 struct ShowArgs {
     /// The run, as `dlq runs` lists it
