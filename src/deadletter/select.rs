@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::base::expression::{Context, Expression};
@@ -39,6 +40,11 @@ impl IdPrefix {
     /// As text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether this is all of an id.
+    pub fn is_whole(&self) -> bool {
+        LetterId::parse(&self.0).is_some()
     }
 
     /// Whether `id` begins so.

@@ -89,9 +89,6 @@ impl Place {
         if let Some(management) = &self.management {
             command.args(["--management-url", management]);
         }
-        if let Some(log) = std::env::var_os("NEXUSCTL_TEST_LOG") {
-            command.env("NEXUSCTL_LOG", log);
-        }
         command.args(args);
         command
     }

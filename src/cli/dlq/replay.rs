@@ -1,6 +1,5 @@
 //! `dlq replay`: what it would do, what stands in its way, and then doing it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
 use crate::broker::effective::{EffectiveQueue, Overflow};
 use crate::broker::{Broker, Delivery, ErrorKind, LockHolder, QueueType};
-use crate::deadletter::LetterId;
 use crate::deadletter::replay::address::Target;
 use crate::deadletter::replay::machine::{End, Order};
 use crate::deadletter::replay::plan::{Facts, Mode, Plan, Request, TargetFacts, WINDOW, plan};
@@ -18,8 +16,8 @@ use crate::deadletter::replay::run::{
     Begin, ReplayError, ReplayOptions, ReplayReport, run as replay,
 };
 use crate::deadletter::replay::store::{Journal, Phase, StoredRun};
+use crate::deadletter::{LetterId, Selection, Selector};
 use crate::delivery::consume::{ConsumeOptions, Lives};
-use crate::delivery::filter::Filter;
 use crate::topology::view::TopologyView;
 
 use crate::cli::connect::Connector;
@@ -32,6 +30,8 @@ use crate::cli::progress::Progress;
 use crate::cli::runtime::unless_stopped;
 use crate::cli::session::Session;
 use crate::cli::settings::Settings;
+
+use super::selection::SelectionArgs;
 
 /// Arguments of `dlq replay`.
 #[derive(Debug, Args)]
@@ -79,15 +79,12 @@ enum OrderChoice {
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Choice {
-    /// Only letters for which this CEL expression is true
-    #[arg(long = "where", value_name = "CEL")]
-    condition: Option<String>,
-    /// Only the letters of these names
-    #[arg(long, value_name = "ID", num_args = 1..)]
-    id: Vec<String>,
-    /// So many at most
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    first: Option<u64>,
+    #[command(flatten)]
+    #[serde(skip)]
+    letters: SelectionArgs,
+    /// Which letters, once the options were read.
+    #[arg(skip)]
+    selection: Selection,
     /// All of them to this queue
     #[arg(long, value_name = "QUEUE", conflicts_with_all = ["via_exchange", "to_exchange"])]
     to: Option<QueueName>,
@@ -250,8 +247,8 @@ impl Choice {
 
     fn request(&self) -> Request {
         Request {
-            selects: self.condition.is_some() || !self.id.is_empty(),
-            first: self.first,
+            selects: !Selection { first: None, ..self.selection.clone() }.is_all(),
+            first: self.selection.first,
             window: match self.rate {
                 // A batch is sent as a whole: with a rate no more than a quarter of a second.
                 #[expect(
@@ -276,29 +273,27 @@ impl Choice {
         }
     }
 
-    fn selection(&self) -> Result<Selection, CliError> {
-        let condition = self.condition.as_deref().map(Filter::parse).transpose();
-        let condition = condition.map_err(|error| CliError::usage(format!("--where: {error}")))?;
-        let ids = self.id.iter().map(|text| {
-            LetterId::parse(text)
-                .ok_or_else(|| CliError::usage(format!("--id: `{text}` is no name of a letter")))
-        });
-        Ok(Selection { condition, ids: ids.collect::<Result<_, _>>()? })
-    }
-}
-
-/// Which letters are wanted.
-struct Selection {
-    condition: Option<Filter>,
-    ids: BTreeSet<LetterId>,
-}
-
-impl Selection {
-    fn wants(&self, key: &LetterId, delivery: &Delivery, queue: &str) -> Result<bool, String> {
-        if !self.ids.is_empty() && !self.ids.contains(key) {
-            return Ok(false);
+    /// Which letters are wanted, however many. What a letter is called has to be written out here: that
+    /// two begin alike would show only after the first is gone.
+    fn selector(&self, vhost: &str, queue: &QueueName) -> Result<Selector, CliError> {
+        let to_scan = "`nexusctl dlq letters` takes it; hand what it prints with `-o json` on to \
+                       `--selection -`";
+        if self.selection.last.is_some() {
+            return Err(CliError::usage(
+                "which letters are the last is not known before all were looked at",
+            )
+            .hint(to_scan));
         }
-        self.condition.as_ref().map_or(Ok(true), |condition| condition.wants(delivery, queue))
+        if let Some(short) = self.selection.ids.iter().find(|id| !id.is_whole()) {
+            let short = short.as_str();
+            return Err(CliError::usage(format!(
+                "`{short}` is only the beginning of a letter's id, and may mean several"
+            ))
+            .hint(to_scan));
+        }
+        // How many is the run's own to count: of those that did not go, more may be looked at.
+        let selection = Selection { first: None, ..self.selection.clone() };
+        Ok(Selector::new(&selection, vhost, queue)?)
     }
 }
 
@@ -523,7 +518,7 @@ fn name_of(session: &Session) -> String {
 }
 
 pub(super) fn run(args: ReplayArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
-    let ReplayArgs { queue, choice, run, reason, dry_run } = args;
+    let ReplayArgs { queue, mut choice, run, reason, dry_run } = args;
     let settings = session.settings()?;
     let target = choice.target()?;
     if target == Target::Queue(queue.clone()) || choice.park.as_ref() == Some(&queue) {
@@ -536,7 +531,8 @@ pub(super) fn run(args: ReplayArgs, session: &mut Session) -> Result<ExitStatus,
     {
         return Err(CliError::usage(format!("--rate: {rate} is no rate; write a number above 0")));
     }
-    choice.selection()?;
+    choice.selection = choice.letters.selection(session)?;
+    choice.selector("", &queue)?;
     let connector = Connector::of(session)?;
     let facts = session.drive(unless_stopped(&session.stop, async {
         let broker = connector.connect().await?;
@@ -550,7 +546,7 @@ pub(super) fn run(args: ReplayArgs, session: &mut Session) -> Result<ExitStatus,
         return show_plan(view, &plan, session);
     }
     refuse(&queue, &plan)?;
-    let most = choice.first.map_or(facts.ready, |first| first.min(facts.ready));
+    let most = choice.selection.first.map_or(facts.ready, |first| first.min(facts.ready));
     let what = if choice.request().selects { "the selected of " } else { "" };
     consent::ask(
         session,
@@ -674,7 +670,6 @@ fn execute(
     for warning in &plan.warnings {
         session.ui.warning(warning);
     }
-    let selection = choice.selection()?;
     let target = choice.target()?;
     let bar = Progress::new(&session.ui, Some(plan.rules.watermark), "letters");
     let stop = session.stop.clone();
@@ -713,8 +708,10 @@ fn execute(
             poll: Duration::from_millis(200),
             holder: LockHolder { who, since: now },
         };
-        let mut wants =
-            |_, key: &LetterId, delivery: &Delivery| selection.wants(key, delivery, queue.as_str());
+        let mut selector = choice.selector(broker.identity().vhost.as_str(), queue)?;
+        let mut wants = |position, _: &LetterId, delivery: &Delivery| {
+            selector.wants(position, delivery).map_err(|error| error.to_string())
+        };
         let mut progress = |looked, _| bar.at(looked);
         let job = stop.job();
         let report =
