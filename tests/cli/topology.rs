@@ -350,6 +350,8 @@ fn every_command_that_changes_something_can_be_tried_dry() {
         "context list",
         "context show",
         "context validate",
+        "dlq run show",
+        "dlq runs",
         "explain",
         "limit list",
         "limit show",

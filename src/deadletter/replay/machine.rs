@@ -504,7 +504,7 @@ impl Machine {
         if let Some(why) = self.ending
             && self.is_idle()
             && effects.is_empty()
-            && (self.places.is_empty() || self.consumer_lost && self.only_held())
+            && (self.places.is_empty() || self.consumer_lost && self.only_stays())
         {
             if self.counts.unflushed > 0 && !self.consumer_lost {
                 self.flush(&mut effects);
@@ -516,8 +516,9 @@ impl Machine {
         effects
     }
 
-    fn only_held(&self) -> bool {
-        self.places.iter().all(|place| place.step == Step::Held)
+    /// Whether nothing is left to be decided: without a consumer nothing of it can be acked either.
+    fn only_stays(&self) -> bool {
+        self.places.iter().all(|place| matches!(place.step, Step::Held | Step::Done))
     }
 
     fn stops(&self) -> bool {
