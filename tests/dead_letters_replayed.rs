@@ -1,7 +1,9 @@
 //! Dead letters replayed on every broker: in order, never lost, and what may have come twice is named,
 //! whatever is killed.
 
-#[path = "support/mod.rs"]
+#![expect(clippy::unwrap_used, reason = "a step that fails should fail its test")]
+#![expect(clippy::print_stdout, reason = "how many came twice is worth knowing, not a condition")]
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -19,7 +21,7 @@ use support::program::{
     OwnNode, Place, Ran, Running, depth, kills, pause, queue, quiet_depth, signal,
 };
 
-fn declare(place: &Place, name: &str, kind: QueueType, arguments: FieldTable) {
+fn declare(place: &Place, name: &str, kind: QueueType, arguments: &FieldTable) {
     let mut definition = QueueDefinition::durable(queue(name), kind);
     for (name, value) in arguments.iter() {
         definition.arguments.insert(name, value.clone());
@@ -31,8 +33,8 @@ fn declare(place: &Place, name: &str, kind: QueueType, arguments: FieldTable) {
 
 /// The queue `dead`, and `jobs` that its letters are from.
 fn queues(place: &Place, kind: QueueType) {
-    declare(place, "dead", kind, FieldTable::new());
-    declare(place, "jobs", QueueType::Classic, FieldTable::new());
+    declare(place, "dead", kind, &FieldTable::new());
+    declare(place, "jobs", QueueType::Classic, &FieldTable::new());
 }
 
 fn letter(n: u64) -> Message {
@@ -138,7 +140,7 @@ fn what_cannot_go_stays_and_is_said(kind: &str) {
     assert_eq!(numbers(&take(&place, "dead")), [9]);
     // A queue that is full.
     let full = FieldTable::new().with("x-max-length", 2_i64).with("x-overflow", "reject-publish");
-    declare(&place, "full", QueueType::Classic, full);
+    declare(&place, "full", QueueType::Classic, &full);
     put(&place, "dead", (0..5).map(letter));
     let args = ["dlq", "replay", "dead", "--to", "full", "--yes", "--order", "strict"];
     place.run(&args).is(3).says(&["the copy was refused"]);
@@ -147,7 +149,7 @@ fn what_cannot_go_stays_and_is_said(kind: &str) {
     // A queue that would drop what it has, one that is not there, and a second operator.
     put(&place, "dead", (0..5).map(letter));
     let drops = FieldTable::new().with("x-max-length", 2_i64);
-    declare(&place, "drops", QueueType::Classic, drops);
+    declare(&place, "drops", QueueType::Classic, &drops);
     place.run(&["dlq", "replay", "dead", "--to", "drops", "--yes"]).is(4).says(&["--allow-loss"]);
     place
         .run(&["dlq", "replay", "dead", "--to", "nowhere", "--yes"])
@@ -160,7 +162,7 @@ fn what_cannot_go_stays_and_is_said(kind: &str) {
 fn twins_both_go_and_worn_out_letters_are_put_aside(kind: &str) {
     let Some(place) = Place::open(kind, "dlq-twins") else { return };
     queues(&place, QueueType::Classic);
-    declare(&place, "parked", QueueType::Classic, FieldTable::new());
+    declare(&place, "parked", QueueType::Classic, &FieldTable::new());
     let mut twin = letter(7);
     twin.properties.message_id = None;
     put(&place, "dead", [twin.clone(), letter(1), twin]);
@@ -192,13 +194,13 @@ fn twins_both_go_and_worn_out_letters_are_put_aside(kind: &str) {
 
 fn a_run_does_not_chase_what_comes_back_at_once(kind: &str) {
     let Some(place) = Place::open(kind, "dlq-echo") else { return };
-    declare(&place, "dead", QueueType::Classic, FieldTable::new());
+    declare(&place, "dead", QueueType::Classic, &FieldTable::new());
     // Whatever comes here is dead at once.
     let back = FieldTable::new()
         .with("x-message-ttl", 0_i64)
         .with("x-dead-letter-exchange", "")
         .with("x-dead-letter-routing-key", "dead");
-    declare(&place, "jobs", QueueType::Classic, back);
+    declare(&place, "jobs", QueueType::Classic, &back);
     put(&place, "dead", (0..20).map(letter));
     let ran = place.run(&["dlq", "replay", "dead", "--yes", "--window", "2", "-o", "json"]);
     let looked = json(&ran)["replayed"].as_u64().unwrap();
