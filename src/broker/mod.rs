@@ -4,6 +4,7 @@
 //! topology files, sagas or the terminal. Only `rabbitmq/` names the AMQP client library.
 
 pub mod arguments;
+pub mod calm;
 pub mod carry;
 pub mod change;
 pub mod definition;

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
+use crate::broker::calm::await_calm;
 use crate::broker::effective::{EffectiveQueue, Overflow};
 use crate::broker::{Broker, Delivery, ErrorKind, LockHolder, QueueType};
 use crate::deadletter::replay::address::Target;
@@ -615,6 +616,9 @@ fn refuse(queue: &QueueName, plan: &Plan) -> Result<(), CliError> {
     Err(error.object(queue.as_str()))
 }
 
+/// How long a resumed run waits for what its former consumer held to be back.
+const CALM_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Goes on with a run.
 pub(super) fn again(
     stored: StoredRun,
@@ -642,6 +646,10 @@ pub(super) fn again(
     let target = choice.target()?;
     let facts = session.drive(unless_stopped(&session.stop, async {
         let broker = connector.connect().await?;
+        if !choice.alongside {
+            // Objections follow from what is counted then.
+            await_calm(&*broker, &queue, settings.timeout().min(CALM_PATIENCE)).await?;
+        }
         let facts = facts(&queue, &choice, &target, &*broker, &settings).await?;
         let _ = broker.close().await;
         Ok(facts)
