@@ -7,6 +7,7 @@ use crate::base::id::QueueName;
 use crate::broker::definition::{ExchangeKind, QueueType};
 use crate::broker::effective::{DeadLetterStrategy, Overflow};
 use crate::broker::version::Version;
+use crate::delivery::peek::MANY_LIVES;
 use crate::topology::lint::{
     ENDLESS_LOOP, LOST_DEAD_LETTERS, STREAM_DEAD_LETTERS, TTL_LOOP_DROPS,
     UNKNOWN_DEAD_LETTER_EXCHANGE, validate,
@@ -138,7 +139,9 @@ fn source(name: &str, queue: &ViewQueue, targets: Option<&[QueueName]>, findings
 fn resting_place(name: &str, queue: &ViewQueue, findings: &mut Findings) {
     let effective = &queue.effective;
     let goes_on = effective.dead_letter_exchange().is_some();
-    if let (false, Some(limit)) = (goes_on, effective.delivery_limit()) {
+    if let (false, Some(limit)) = (goes_on, effective.delivery_limit())
+        && limit < MANY_LIVES
+    {
         findings.push(
             Diagnostic::warning(
                 LIMIT_ON_DEAD_LETTERS,

@@ -42,6 +42,9 @@ pub struct PeekFacts {
     pub dead_letters: bool,
 }
 
+/// With so many lives left, losing one is nothing to warn of.
+pub const MANY_LIVES: u64 = 1000;
+
 /// What a look would cost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -70,7 +73,7 @@ pub fn cost(facts: &PeekFacts, keep: u64) -> Cost {
                 "a message has {lives} of its {limit} lives left as far as is known, fewer than {keep}; \
                  a look takes one, and without any it is {fate}"
             ));
-        } else {
+        } else if lives < MANY_LIVES {
             cost.warnings.push(format!(
                 "a look takes one of the lives of each message: {lives} of {limit} are left as far as \
                  is known"

@@ -260,7 +260,9 @@ impl View for DeadLetterView {
         for step in &self.steps {
             let at = step.at.as_deref().unwrap_or("                       -");
             let host = step.host.as_ref().map(|host| format!(" on {host}")).unwrap_or_default();
-            page.line(format!("  {at:24}  {} {}{host}", step.what, step.words));
+            // In one line with others the words have to say it themselves.
+            let words = step.words.strip_prefix(step.what).unwrap_or(&step.words).trim_start();
+            page.line(format!("  {at:24}  {} {words}{host}", step.what));
             for line in step.error.iter().flat_map(|error| error.lines()) {
                 page.line(format!("  {:24}    {}", "", style.bad(line)));
             }

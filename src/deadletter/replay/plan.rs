@@ -4,6 +4,7 @@
 
 use crate::base::time::HumanDuration;
 use crate::broker::QueueType;
+use crate::delivery::peek::MANY_LIVES;
 
 use super::machine::{Order, Rules};
 
@@ -158,7 +159,7 @@ pub fn plan(facts: &Facts, request: &Request) -> Plan {
                 ),
                 Some("--min-lives"),
             );
-        } else if mode == Mode::Hold {
+        } else if mode == Mode::Hold && limit < MANY_LIVES {
             warnings.push(format!("a letter that stays loses one of its {limit} lives"));
         }
     }
