@@ -140,7 +140,7 @@ fn resting_place(name: &str, queue: &ViewQueue, findings: &mut Findings) {
     let effective = &queue.effective;
     let goes_on = effective.dead_letter_exchange().is_some();
     if let (false, Some(limit)) = (goes_on, effective.delivery_limit())
-        && limit < MANY_LIVES
+        && u64::from(limit) < MANY_LIVES
     {
         findings.push(
             Diagnostic::warning(
