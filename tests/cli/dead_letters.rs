@@ -233,6 +233,9 @@ fn a_scan_costs_a_life_and_is_refused_before_the_last() {
         let kept = place.json("dlq scans dead.quorum");
         assert_eq!(kept["scans"].as_array().unwrap().len(), 5, "{label}: older ones are forgotten");
         let oldest = kept["scans"][4]["scan"].as_i64().unwrap();
+        let before = place.json("dlq scans")["scans"].as_array().unwrap().len();
+        place.machine.run(&format!("dlq scans --forget {oldest} --dry-run")).ok();
+        assert_eq!(place.json("dlq scans")["scans"].as_array().unwrap().len(), before, "{label}");
         place.machine.run(&format!("dlq scans --forget {oldest}")).ok();
         assert_eq!(place.json("dlq scans")["scans"].as_array().unwrap().len(), 4, "{label}");
         let gone = place.machine.run(&format!("dlq scans --forget {oldest}"));

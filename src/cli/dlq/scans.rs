@@ -19,7 +19,7 @@ use super::stored::{ScanRow, look};
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  nexusctl dlq scans\n  nexusctl dlq scans dead.agent.worker -o json\n  \
-    nexusctl dlq scans --forget 1"
+    nexusctl dlq scans --forget 1 --dry-run\n  nexusctl dlq scans --forget 1"
 )]
 pub(super) struct ScansArgs {
     /// Only those of this queue
@@ -27,6 +27,9 @@ pub(super) struct ScansArgs {
     /// Forget this scan; the queue is not touched
     #[arg(long, value_name = "NUMBER", conflicts_with = "queue")]
     forget: Option<i64>,
+    /// Say whether there is such a scan, and keep it
+    #[arg(long, requires = "forget")]
+    dry_run: bool,
 }
 
 /// All scans.
@@ -66,9 +69,13 @@ pub(super) fn run(args: &ScansArgs, session: &mut Session) -> Result<ExitStatus,
     let settings = session.settings()?;
     let scans = session.drive(unless_stopped(&session.stop, async {
         let Some(scans) = look(&settings).await? else { return Ok(Vec::new()) };
-        if let Some(number) = args.forget
-            && !scans.forget(ScanId(number)).await?
-        {
+        let Some(number) = args.forget else { return Ok(scans.scans(None)?) };
+        let is_there = if args.dry_run {
+            scans.scans(None)?.iter().any(|scan| scan.id == ScanId(number))
+        } else {
+            scans.forget(ScanId(number)).await?
+        };
+        if !is_there {
             let message = format!("cannot forget scan {number}: there is none");
             return Err(CliError::new(code::UNKNOWN_NAME, ExitStatus::Failed, message)
                 .hint("`nexusctl dlq scans` lists them"));
@@ -76,7 +83,8 @@ pub(super) fn run(args: &ScansArgs, session: &mut Session) -> Result<ExitStatus,
         Ok(scans.scans(None)?)
     }))?;
     if let Some(number) = args.forget {
-        session.ui.status(format!("scan {number} is forgotten"));
+        let is = if args.dry_run { "would be" } else { "is" };
+        session.ui.status(format!("scan {number} {is} forgotten"));
     }
     let wanted = |queue: &QueueName| args.queue.as_ref().is_none_or(|wanted| wanted == queue);
     let rows = scans.iter().filter(|scan| wanted(&scan.of.queue)).map(ScanRow::new).collect();
