@@ -333,6 +333,12 @@ fn a_stop_is_clean(kind: &str) {
     ran.says(&["dlq resume s"]);
     place.run(&["dlq", "resume", "s"]).is(0);
     assert_eq!(account(&place, "s", 400, 0), 0);
+    // Nor is the wait for the next letter waited out.
+    put(&place, "dead", (0..5).map(letter));
+    let args = ["dlq", "replay", "dead", "--yes", "--run", "slow", "--rate", "0.005"];
+    let mut running = start_and_await(&place, &args, 1);
+    running.signal("-INT");
+    running.ends_within(Duration::from_secs(60)).is(130);
 }
 
 /// A node of its own is killed in the middle of a replay.

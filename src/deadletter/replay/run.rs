@@ -360,15 +360,15 @@ impl Run<'_> {
                 if let Effect::End(why) = effect {
                     return why;
                 }
-                self.carry_out(effect).await;
+                self.carry_out(effect, stop).await;
             }
         }
     }
 
-    async fn carry_out(&mut self, effect: Effect) {
+    async fn carry_out(&mut self, effect: Effect, stop: &Stop) {
         match effect {
             Effect::Write(entries) => self.write(entries),
-            Effect::Publish(position, way) => self.publish(position, way).await,
+            Effect::Publish(position, way) => self.publish(position, way, stop).await,
             Effect::Forget(position) => {
                 self.letters.remove(&position);
             }
@@ -435,7 +435,7 @@ impl Run<'_> {
         Detail { message_id: letter.delivery.message.properties.message_id.clone(), target }
     }
 
-    async fn publish(&mut self, position: Position, way: Way) {
+    async fn publish(&mut self, position: Position, way: Way, stop: &Stop) {
         let Some(letter) = self.letters.remove(&position) else {
             self.machine.on(Event::Outcome(position, Fate::NotSent));
             return;
@@ -452,8 +452,10 @@ impl Run<'_> {
         };
         if let Some(pace) = &mut self.pace {
             let wait = pace.wait(self.began.elapsed());
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
+            // Told to stop, it sends what is intended at once, and no more of it.
+            tokio::select! {
+                () = stop.until(Wish::Finish) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
         match self.publisher.send(publish).await {
