@@ -10,7 +10,10 @@ mod scans;
 pub(in crate::cli) mod selection;
 mod show;
 pub(in crate::cli) mod stored;
+mod execute;
+mod how;
 mod replay;
+mod report;
 mod resume;
 mod run;
 mod runs;
@@ -26,7 +29,7 @@ pub use doctor::DeadLetterAuditView;
 pub use groups::DeadLetterGroupsView;
 pub use letters::DeadLettersView;
 pub use list::DeadLetterQueuesView;
-pub use replay::ReplayView;
+pub use report::ReplayView;
 pub use run::ReplayRunView;
 pub use runs::ReplayRunsView;
 pub use scan::DeadLetterScanView;
@@ -81,7 +84,7 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Show(args) => show::run(&args, session),
         DlqCommand::Diff(args) => diff::run(&args, session),
         DlqCommand::Doctor(args) => doctor::run(&args, session),
-        DlqCommand::Replay(args) => replay::run(*args, session),
+        DlqCommand::Replay(args) => replay::run(&args, session),
         DlqCommand::Resume(args) => resume::run(&args, session),
         DlqCommand::Runs(args) => runs::run(&args, session),
         DlqCommand::Run(args) => run::run(args, session),

@@ -58,6 +58,6 @@ pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus
             session.ui.status(format!("run {} is done already", stored.id));
             super::run::show(&stored.id, session)
         }
-        Phase::Open | Phase::Stopped => super::replay::again(stored, args.dry_run, session),
+        Phase::Open | Phase::Stopped => super::execute::again(stored, args.dry_run, session),
     }
 }

@@ -1,9 +1,11 @@
 //! Carries a replay out: one consumer, one publisher, one journal, and the machine that decides.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -128,21 +130,52 @@ pub enum Begin {
     Again,
 }
 
+/// What a run works with.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// Where the letters are.
+    pub broker: &'a dyn Broker,
+    /// Who takes the copies: mostly the same.
+    pub copies_to: &'a dyn TakesCopies,
+    /// Where it is noted.
+    pub journal: &'a Journal,
+    /// What time it is.
+    pub clock: &'a Arc<dyn Clock>,
+    /// Whether somebody asks to stop.
+    pub stop: &'a Stop,
+}
+
+/// Somebody who takes copies and answers for each: a broker, or what keeps them otherwise. A confirm has
+/// to mean that the copy survives a kill of everything, for the letter is acked on the strength of it.
+#[async_trait]
+pub trait TakesCopies: Send + Sync + fmt::Debug {
+    /// Opens a way to send copies to it, `window` of them unconfirmed at once.
+    async fn open(&self, window: usize) -> Result<Box<dyn Publisher>, BrokerError>;
+}
+
+/// Copies go to a broker.
+#[derive(Clone, Copy, Debug)]
+pub struct ToBroker<'a>(pub &'a dyn Broker);
+
+#[async_trait]
+impl TakesCopies for ToBroker<'_> {
+    async fn open(&self, window: usize) -> Result<Box<dyn Publisher>, BrokerError> {
+        self.0.publisher(PublisherOptions { window, reconnect: false }).await
+    }
+}
+
 /// Replays. `progress` hears how many letters are looked at and how many confirmed.
 ///
 /// # Errors
 /// When nothing could be begun.
-#[expect(clippy::too_many_arguments, reason = "each is another thing the run is handed")]
 pub async fn run(
-    broker: &dyn Broker,
-    journal: &Journal,
+    scene: &Scene<'_>,
     begin: Begin,
     options: &ReplayOptions,
     wants: &mut Wants<'_>,
-    clock: &Arc<dyn Clock>,
-    stop: &Stop,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<ReplayReport, ReplayError> {
+    let Scene { broker, copies_to, journal, clock, stop } = *scene;
     let queue = &options.queue;
     let name = lock_name(broker.identity().vhost.as_str(), queue);
     let lock = broker.lock(&name, &options.holder).await?;
@@ -158,7 +191,7 @@ pub async fn run(
     }
     let next = journal.next_position(&options.run)?;
     let window = usize::try_from(options.rules.window).unwrap_or(usize::MAX);
-    let publisher = broker.publisher(PublisherOptions { window, reconnect: false }).await?;
+    let publisher = copies_to.open(window).await?;
     // To come to its anchor, a resumed run holds all that lies before.
     let ahead = if anchor.is_some() { options.rules.watermark } else { 0 };
     let prefetch = u16::try_from(options.rules.prefetch.max(ahead)).unwrap_or(u16::MAX);
@@ -394,7 +427,7 @@ impl Run<'_> {
         }
     }
 
-    fn fail(&mut self, error: &dyn std::fmt::Display) {
+    fn fail(&mut self, error: &dyn fmt::Display) {
         self.report.failure.get_or_insert_with(|| error.to_string());
     }
 

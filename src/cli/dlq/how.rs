@@ -1,0 +1,132 @@
+//! Where letters go and how: the same options for every command that begins a run.
+
+use clap::Args;
+
+use crate::base::id::QueueName;
+use crate::deadletter::replay::plan::WINDOW;
+use crate::deadletter::replay::spec::{OrderSpec, RunSpec, SpecError, Verb};
+
+use crate::cli::error::CliError;
+use crate::cli::session::Session;
+
+use super::selection::SelectionArgs;
+
+/// Which letters, where to and how.
+#[derive(Clone, Debug, Args)]
+pub(super) struct HowArgs {
+    #[command(flatten)]
+    letters: SelectionArgs,
+    /// All of them to this queue
+    #[arg(long, value_name = "QUEUE", conflicts_with_all = ["via_exchange", "to_exchange"])]
+    to: Option<QueueName>,
+    /// Each to the exchange it had been published to; other queues may get it too
+    #[arg(long, conflicts_with = "to_exchange")]
+    via_exchange: bool,
+    /// All of them to this exchange, with this key or each with its own
+    #[arg(long, value_name = "EXCHANGE[:KEY]")]
+    to_exchange: Option<String>,
+    /// Do not send a letter that was replayed so often already
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    max_replays: u64,
+    /// Put such letters into this queue; without it they stay
+    #[arg(long, value_name = "QUEUE")]
+    park: Option<QueueName>,
+    /// Give letters the time to live back that they had before they died
+    #[arg(long)]
+    restore_ttl: bool,
+    #[command(flatten)]
+    pace: PaceArgs,
+    #[command(flatten)]
+    overrides: OverrideArgs,
+}
+
+/// How fast and in which order.
+#[derive(Clone, Debug, Args)]
+pub(super) struct PaceArgs {
+    /// What a letter that cannot go means for those behind it: `queue` stops at it, `none` goes on past
+    /// it, `strict` stops and sends no letter before the one ahead of it is confirmed
+    #[arg(long, value_name = "ORDER", default_value = "queue")]
+    order: OrderSpec,
+    /// So many letters unconfirmed at once: the most that one kill can double
+    #[arg(long, value_name = "N", default_value_t = WINDOW,
+        value_parser = clap::value_parser!(u64).range(1..=4096))]
+    window: u64,
+    /// So many a second at most
+    #[arg(long, value_name = "N")]
+    rate: Option<f64>,
+}
+
+/// What to go on in spite of.
+#[derive(Clone, Debug, Args)]
+pub(super) struct OverrideArgs {
+    /// Work beside other consumers of the queue; what they hold is left out
+    #[arg(long)]
+    alongside: bool,
+    /// Hold letters that stay although their time to live may end meanwhile
+    #[arg(long)]
+    allow_expiry: bool,
+    /// Send to a queue that will drop its oldest messages
+    #[arg(long)]
+    allow_loss: bool,
+    /// Hold no letter that has fewer lives left than this
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    min_lives: u64,
+}
+
+impl HowArgs {
+    /// What the run is asked to do to the letters in `queue`.
+    pub(super) fn spec(
+        &self,
+        verb: Verb,
+        queue: &QueueName,
+        session: &mut Session,
+    ) -> Result<RunSpec, CliError> {
+        let HowArgs {
+            letters,
+            to,
+            via_exchange,
+            to_exchange,
+            max_replays,
+            park,
+            restore_ttl,
+            pace: PaceArgs { order, window, rate },
+            overrides: OverrideArgs { alongside, allow_expiry, allow_loss, min_lives },
+        } = self.clone();
+        let mut spec = RunSpec {
+            verb,
+            to,
+            via_exchange,
+            to_exchange,
+            max_replays,
+            park,
+            order,
+            window,
+            rate,
+            restore_ttl,
+            alongside,
+            allow_expiry,
+            allow_loss,
+            min_lives,
+            ..RunSpec::default()
+        };
+        spec.check(queue)?;
+        spec.selection = letters.selection(session)?;
+        spec.check(queue)?;
+        Ok(spec)
+    }
+}
+
+impl From<SpecError> for CliError {
+    fn from(error: SpecError) -> Self {
+        let shown = CliError::usage(error.to_string());
+        match error {
+            // What a letter is called has to be written out: that two begin alike would show only after
+            // the first is gone.
+            SpecError::Last | SpecError::Short(_) => shown.hint(
+                "`nexusctl dlq letters` takes it; hand what it prints with `-o json` on to \
+                 `--selection -`",
+            ),
+            SpecError::Exchange(_) | SpecError::Circular(_) | SpecError::Rate(_) => shown,
+        }
+    }
+}

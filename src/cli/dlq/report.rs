@@ -1,0 +1,235 @@
+//! What a run did, or would do, as it is shown; and the exit status that follows from it.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::base::id::QueueName;
+use crate::deadletter::replay::address::Target;
+use crate::deadletter::replay::machine::End;
+use crate::deadletter::replay::plan::{Facts, Mode, Plan};
+use crate::deadletter::replay::run::ReplayReport;
+
+use crate::cli::exit::ExitStatus;
+use crate::cli::output::{Page, View, count};
+
+/// What was, or would be, replayed.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplayView {
+    /// The run; empty when nothing was to be changed.
+    pub(super) run: String,
+    /// The queue that the letters are in.
+    queue: String,
+    /// Where they go, in words.
+    target: String,
+    /// Letters that waited when it began.
+    ready: u64,
+    /// `drain` when none stays, `hold` when letters that stay are held to the end.
+    mode: &'static str,
+    /// How many may be out at once.
+    window: u64,
+    /// Letters looked at.
+    looked_at: u64,
+    /// Letters confirmed at their target.
+    replayed: u64,
+    /// Letters confirmed where worn out ones are put.
+    parked: u64,
+    /// Letters that came back after a crash and were acked without another copy.
+    skipped: u64,
+    /// Left: not selected, or nowhere to go.
+    not_wanted: u64,
+    /// Of these, those of which nothing tells where they belong.
+    nowhere: u64,
+    /// Of these, those for which the condition failed.
+    filter_errors: u64,
+    /// Left: replayed too often.
+    worn_out: u64,
+    /// Left: no queue took the copy.
+    returned: u64,
+    /// Left: the broker refused the copy.
+    nacked: u64,
+    /// Left: not sent any more.
+    not_sent: u64,
+    /// Left, and the copy may have arrived or not.
+    in_doubt: u64,
+    /// Of the replayed ones, those that may still be in the queue as well.
+    in_both: u64,
+    /// Letters that wait now; null when it is not known.
+    left: Option<u64>,
+    /// What stands in the way, or why it ended before all were done; empty when nothing.
+    pub(super) stopped: Vec<String>,
+    /// What else to know.
+    pub(super) warnings: Vec<String>,
+    /// Whether nothing was to be changed.
+    dry_run: bool,
+}
+
+impl View for ReplayView {
+    const KIND: &'static str = "Replay";
+    fn text(&self, page: &mut Page) {
+        let queue = page.style.strong(&self.queue);
+        let letters = |number: u64| count(number, "letter");
+        if self.dry_run {
+            let what = if self.mode == "drain" { "all go" } else { "what stays is held" };
+            page.line(format!(
+                "queue {queue}: {} would go to {}",
+                letters(self.ready),
+                self.target
+            ));
+            page.line(format!("{what}; at most {} would come twice after a kill", self.window));
+        } else {
+            let went = letters(self.replayed);
+            page.line(format!("run {}: {went} of queue {queue} to {}", self.run, self.target));
+        }
+        for (number, what) in [
+            (self.parked, "put aside: replayed too often"),
+            (self.skipped, "acked without another copy: confirmed before the crash"),
+            (self.not_wanted - self.nowhere.min(self.not_wanted), "left: not selected"),
+            (self.nowhere, "left: nothing tells where else it belongs"),
+            (self.worn_out, "left: replayed too often"),
+            (self.returned, "left: returned, no queue took the copy"),
+            (self.nacked, "left: the copy was refused"),
+            (self.not_sent, "left: not sent any more"),
+            (self.in_doubt, "left, and the copy may have arrived"),
+            (self.in_both, "replayed, and may still be in the queue as well"),
+        ] {
+            if number > 0 {
+                page.line(format!("{} {what}", letters(number)));
+            }
+        }
+        for why in &self.stopped {
+            let word = if self.dry_run { "in the way:" } else { "stopped:" };
+            page.line(format!("{} {why}", page.style.attention(word)));
+        }
+        for warning in &self.warnings {
+            page.line(format!("{} {warning}", page.style.attention("warning:")));
+        }
+        if self.dry_run {
+            page.line("nothing was changed");
+        }
+    }
+}
+
+pub(super) fn in_words(target: &Target) -> String {
+    match target {
+        Target::Origin => "the queue each died in".to_owned(),
+        Target::Queue(queue) => format!("queue {queue}"),
+        Target::OriginExchange => "the exchange each was published to".to_owned(),
+        Target::Exchange(exchange, None) => format!("exchange {exchange}"),
+        Target::Exchange(exchange, Some(key)) => format!("exchange {exchange} with key {key}"),
+    }
+}
+
+pub(super) fn view_of(
+    queue: &QueueName,
+    target: &Target,
+    facts: &Facts,
+    plan: &Plan,
+) -> ReplayView {
+    ReplayView {
+        run: String::new(),
+        queue: queue.to_string(),
+        target: in_words(target),
+        ready: facts.ready,
+        mode: match plan.mode {
+            Mode::Drain => "drain",
+            Mode::Hold => "hold",
+        },
+        window: plan.rules.window,
+        looked_at: 0,
+        replayed: 0,
+        parked: 0,
+        skipped: 0,
+        not_wanted: 0,
+        nowhere: 0,
+        filter_errors: 0,
+        worn_out: 0,
+        returned: 0,
+        nacked: 0,
+        not_sent: 0,
+        in_doubt: 0,
+        in_both: 0,
+        left: None,
+        stopped: Vec::new(),
+        warnings: Vec::new(),
+        dry_run: true,
+    }
+}
+
+impl ReplayView {
+    pub(super) fn take(&mut self, report: &ReplayReport) {
+        let counts = report.counts;
+        self.looked_at = counts.looked;
+        self.replayed = counts.replayed;
+        self.parked = counts.parked;
+        self.skipped = counts.skipped;
+        self.not_wanted = counts.not_wanted;
+        self.nowhere = report.nowhere;
+        self.filter_errors = report.filter_errors;
+        self.worn_out = counts.worn_out;
+        self.returned = counts.returned;
+        self.nacked = counts.nacked;
+        self.not_sent = counts.not_sent;
+        self.in_doubt = counts.in_doubt;
+        self.in_both = counts.in_both + counts.unflushed;
+        self.left = report.left;
+        self.stopped = why_stopped(report).into_iter().collect();
+        self.dry_run = false;
+        if !report.order_kept {
+            self.warnings.push(
+                "the queue has letters that came back to it before: what stayed may now be behind those"
+                    .to_owned(),
+            );
+        }
+        if let Some(error) = &report.first_filter_error {
+            let number = count(report.filter_errors, "letter");
+            self.warnings.push(format!("the condition failed for {number}: {error}"));
+        }
+    }
+}
+
+fn why_stopped(report: &ReplayReport) -> Option<String> {
+    let counts = report.counts;
+    let refusal = || report.refusal.clone().unwrap_or_else(|| "a letter was refused".to_owned());
+    let failure = || report.failure.clone().unwrap_or_else(|| "the broker failed".to_owned());
+    match report.ended {
+        _ if report.lives_at_risk => Some(
+            "a letter that stays has few lives left; raise the delivery limit, or replay it too"
+                .to_owned(),
+        ),
+        End::All | End::First | End::Dry if report.failure.is_some() => Some(failure()),
+        End::Dry if report.stalled => Some(
+            "the queue counts letters that it does not hand out: another consumer has it to itself, \
+             or they have expired"
+                .to_owned(),
+        ),
+        // An empty queue is done, whoever took what is missing from the count.
+        End::All | End::First | End::Dry => (counts.returned + counts.nacked > 0).then(refusal),
+        End::Echo => Some(
+            "a letter came back that this run had sent: what it died of is not mended".to_owned(),
+        ),
+        End::Full => Some("every place is taken by a letter that stays".to_owned()),
+        End::Refused => Some(refusal()),
+        End::Stopped => Some("somebody asked to stop".to_owned()),
+        End::Broken | End::Journal => Some(failure()),
+    }
+}
+
+pub(super) fn status(report: &ReplayReport, stopped: ExitStatus) -> ExitStatus {
+    let counts = report.counts;
+    if why_stopped(report).is_none() {
+        return ExitStatus::Done;
+    }
+    if report.ended == End::Stopped && !report.lives_at_risk {
+        return stopped;
+    }
+    if counts.replayed + counts.parked + counts.skipped > 0 {
+        return ExitStatus::Partly;
+    }
+    match report.ended {
+        _ if counts.in_doubt > 0 => ExitStatus::OutcomeUnknown,
+        _ if counts.returned + counts.nacked > 0 => ExitStatus::NotAccepted,
+        End::Broken | End::Journal => ExitStatus::Unavailable,
+        _ => ExitStatus::Failed,
+    }
+}

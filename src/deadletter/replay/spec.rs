@@ -1,0 +1,313 @@
+//! What a run is asked to do, in full: the journal keeps it, a plan holds it, and by it a run is resumed.
+//!
+//! Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::id::{ExchangeName, QueueName, RoutingKey};
+use crate::deadletter::Selection;
+use crate::delivery::pace::Pace;
+
+use super::address::Target;
+use super::machine::Order;
+use super::plan::{Request, WINDOW};
+
+/// What becomes of the letters that are meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verb {
+    /// Each goes back to where it is worked on, and begins anew.
+    #[default]
+    Replay,
+}
+
+impl Verb {
+    /// The verb as a word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Verb::Replay => "replay",
+        }
+    }
+}
+
+/// How far the order is kept when a letter cannot go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum OrderSpec {
+    /// Stop at the first letter that cannot go.
+    #[default]
+    Queue,
+    /// Go on past letters that cannot go.
+    None,
+    /// Stop, and send no letter before the one ahead of it is confirmed.
+    Strict,
+}
+
+impl fmt::Display for OrderSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OrderSpec::Queue => "queue",
+            OrderSpec::None => "none",
+            OrderSpec::Strict => "strict",
+        })
+    }
+}
+
+impl From<OrderSpec> for String {
+    fn from(order: OrderSpec) -> String {
+        order.to_string()
+    }
+}
+
+impl FromStr for OrderSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<OrderSpec, String> {
+        match text {
+            "queue" => Ok(OrderSpec::Queue),
+            "none" => Ok(OrderSpec::None),
+            "strict" => Ok(OrderSpec::Strict),
+            _ => Err(format!("`{text}` is no order; write queue, none or strict")),
+        }
+    }
+}
+
+impl TryFrom<String> for OrderSpec {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<OrderSpec, String> {
+        text.parse()
+    }
+}
+
+/// What a run is asked to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RunSpec {
+    /// What becomes of the letters.
+    #[serde(default)]
+    pub verb: Verb,
+    /// Which letters.
+    #[serde(default)]
+    pub selection: Selection,
+    /// All of them to this queue.
+    #[serde(default)]
+    pub to: Option<QueueName>,
+    /// Each to the exchange it had been published to.
+    #[serde(default)]
+    pub via_exchange: bool,
+    /// All of them to this exchange, with this key or each with its own: `EXCHANGE[:KEY]`.
+    #[serde(default)]
+    pub to_exchange: Option<String>,
+    /// How often a letter may have been replayed.
+    #[serde(default = "max_replays")]
+    pub max_replays: u64,
+    /// Where those go that were replayed more often.
+    #[serde(default)]
+    pub park: Option<QueueName>,
+    /// What a letter that cannot go means for those behind it.
+    #[serde(default)]
+    pub order: OrderSpec,
+    /// Letters unconfirmed at once.
+    #[serde(default = "window")]
+    pub window: u64,
+    /// Messages a second, at most.
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// Give back the time to live that letters had.
+    #[serde(default)]
+    pub restore_ttl: bool,
+    /// Beside other consumers.
+    #[serde(default)]
+    pub alongside: bool,
+    /// Hold letters that may expire meanwhile.
+    #[serde(default)]
+    pub allow_expiry: bool,
+    /// Into a target that drops what it has.
+    #[serde(default)]
+    pub allow_loss: bool,
+    /// The fewest lives that a letter which goes back may have.
+    #[serde(default = "min_lives")]
+    pub min_lives: u64,
+}
+
+fn max_replays() -> u64 {
+    3
+}
+
+fn window() -> u64 {
+    WINDOW
+}
+
+fn min_lives() -> u64 {
+    3
+}
+
+impl Default for RunSpec {
+    fn default() -> Self {
+        RunSpec {
+            verb: Verb::default(),
+            selection: Selection::default(),
+            to: None,
+            via_exchange: false,
+            to_exchange: None,
+            max_replays: max_replays(),
+            park: None,
+            order: OrderSpec::default(),
+            window: window(),
+            rate: None,
+            restore_ttl: false,
+            alongside: false,
+            allow_expiry: false,
+            allow_loss: false,
+            min_lives: min_lives(),
+        }
+    }
+}
+
+/// Why a run cannot be what it is asked to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// The place to send to is written wrongly.
+    #[error("--to-exchange: {0}")]
+    Exchange(String),
+    /// There and back.
+    #[error("`{0}` is both where the letters are and where they are to go")]
+    Circular(QueueName),
+    /// No rate.
+    #[error("--rate: {0} is no rate; write a number above 0")]
+    Rate(String),
+    /// The last ones are known only when all were looked at.
+    #[error("which letters are the last is not known before all were looked at")]
+    Last,
+    /// Of two that begin alike the first would be gone before that shows.
+    #[error("`{0}` is only the beginning of a letter's id, and may mean several")]
+    Short(String),
+}
+
+impl RunSpec {
+    /// Where the letters go.
+    ///
+    /// # Errors
+    /// When the exchange is written wrongly.
+    pub fn target(&self) -> Result<Target, SpecError> {
+        if let Some(queue) = &self.to {
+            return Ok(Target::Queue(queue.clone()));
+        }
+        if self.via_exchange {
+            return Ok(Target::OriginExchange);
+        }
+        let Some(text) = &self.to_exchange else { return Ok(Target::Origin) };
+        let wrong = |error: &dyn fmt::Display| SpecError::Exchange(error.to_string());
+        let (exchange, key) = match text.split_once(':') {
+            Some((exchange, key)) => (exchange, Some(key)),
+            None => (text.as_str(), None),
+        };
+        let exchange = ExchangeName::new(exchange).map_err(|error| wrong(&error))?;
+        let key = key.map(RoutingKey::new).transpose().map_err(|error| wrong(&error))?;
+        Ok(Target::Exchange(exchange, key))
+    }
+
+    /// Whether it can be done to the letters in `queue` at all.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self, queue: &QueueName) -> Result<(), SpecError> {
+        if self.target()? == Target::Queue(queue.clone()) || self.park.as_ref() == Some(queue) {
+            return Err(SpecError::Circular(queue.clone()));
+        }
+        if let Some(rate) = self.rate
+            && Pace::new(rate).is_none()
+        {
+            return Err(SpecError::Rate(rate.to_string()));
+        }
+        if self.selection.last.is_some() {
+            return Err(SpecError::Last);
+        }
+        if let Some(short) = self.selection.ids.iter().find(|id| !id.is_whole()) {
+            return Err(SpecError::Short(short.as_str().to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The letters that are meant, however many: how many go is the run's own to count, for of those that
+    /// did not, more may be looked at.
+    pub fn selection(&self) -> Selection {
+        Selection { first: None, ..self.selection.clone() }
+    }
+
+    /// What a plan is asked for.
+    pub fn request(&self) -> Request {
+        Request {
+            selects: !self.selection().is_all(),
+            first: self.selection.first,
+            window: match self.rate {
+                // A batch is sent as a whole: with a rate no more than a quarter of a second.
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "between 1 and the window"
+                )]
+                Some(rate) => self.window.min((rate / 4.0).clamp(1.0, 4096.0) as u64),
+                None => self.window,
+            },
+            order: match self.order {
+                OrderSpec::Queue => Order::Queue,
+                OrderSpec::None => Order::None,
+                OrderSpec::Strict => Order::Strict,
+            },
+            max_replays: self.max_replays,
+            parks: self.park.is_some(),
+            alongside: self.alongside,
+            min_lives: self.min_lives,
+            allow_expiry: self.allow_expiry,
+            allow_loss: self.allow_loss,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_is_read_back_as_it_was_written() {
+        let spec = RunSpec {
+            to: Some(QueueName::new("repaired").unwrap()),
+            order: OrderSpec::Strict,
+            rate: Some(2.5),
+            ..RunSpec::default()
+        };
+        let text = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<RunSpec>(&text).unwrap(), spec);
+        assert_eq!(serde_json::from_str::<RunSpec>("{}").unwrap(), RunSpec::default());
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_said() {
+        let queue = QueueName::new("dead").unwrap();
+        let selection = |word| {
+            let mut selection = Selection::default();
+            selection.add(word).unwrap();
+            selection
+        };
+        for (spec, error) in [
+            (RunSpec { to: Some(queue.clone()), ..RunSpec::default() }, "both where"),
+            (RunSpec { park: Some(queue.clone()), ..RunSpec::default() }, "both where"),
+            (RunSpec { rate: Some(0.0), ..RunSpec::default() }, "no rate"),
+            (RunSpec { selection: selection("abcd"), ..RunSpec::default() }, "beginning"),
+            (
+                RunSpec {
+                    selection: Selection { last: Some(1), ..Selection::default() },
+                    ..RunSpec::default()
+                },
+                "the last",
+            ),
+        ] {
+            assert!(spec.check(&queue).unwrap_err().to_string().contains(error), "{spec:?}");
+        }
+    }
+}
