@@ -6,11 +6,10 @@ use std::time::Duration;
 use crate::base::id::QueueName;
 use crate::broker::calm::await_calm;
 use crate::broker::{Broker, Delivery, LockError, LockHolder, QueueType};
+use crate::deadletter::replay::caution::{Caution, Watched, run_with_caution};
 use crate::deadletter::replay::plan::{Facts, Mode, Plan, plan};
 use crate::deadletter::replay::preflight::{self, Noun, PreflightError};
-use crate::deadletter::replay::run::{
-    Begin, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker, run as replay,
-};
+use crate::deadletter::replay::run::{Begin, CANARY, ReplayError, ReplayOptions, Scene, ToBroker};
 use crate::deadletter::replay::spec::RunSpec;
 use crate::deadletter::replay::store::{Journal, Phase, StoredRun};
 use crate::deadletter::{LetterId, Selector};
@@ -29,6 +28,7 @@ use crate::cli::settings::Settings;
 
 use super::replay::RunArgs;
 use super::report::{in_words, status, view_of};
+use super::resume::ResumeArgs;
 
 /// A run that is to begin.
 #[derive(Debug)]
@@ -49,6 +49,7 @@ struct Job {
     is_new: bool,
     facts: Facts,
     plan: Plan,
+    caution: Caution,
 }
 
 /// Looks around without touching anything.
@@ -155,7 +156,8 @@ pub(super) fn begin(new: NewRun, session: &mut Session) -> Result<ExitStatus, Cl
         phase: Phase::Open,
         why: None,
     };
-    execute(Job { queue, spec, stored, is_new: true, facts, plan }, &connector, session)
+    let caution = spec.caution(stored.watermark);
+    execute(Job { queue, spec, stored, is_new: true, facts, plan, caution }, &connector, session)
 }
 
 fn show_plan(
@@ -200,7 +202,7 @@ const CALM_PATIENCE: Duration = Duration::from_secs(10);
 /// Goes on with a run.
 pub(super) fn again(
     stored: StoredRun,
-    dry_run: bool,
+    ResumeArgs { dry_run, despite_canary, .. }: &ResumeArgs,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
@@ -232,13 +234,16 @@ pub(super) fn again(
         Ok(facts)
     }))?;
     let mut plan = plan(&facts, &spec.request());
-    if dry_run {
+    if *dry_run {
         return show_plan(&queue, &spec, &facts, &plan, session);
     }
     refuse(&queue, &spec, &plan)?;
     // Never more than waited when it began: what came since is not the run's.
     plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
-    execute(Job { queue, spec, stored, is_new: false, facts, plan }, &connector, session)
+    // Whoever resumes a run that stopped at its canary sees it judged again; one that went on was judged.
+    let is_judged = *despite_canary || stored.why.as_deref() != Some(CANARY);
+    let caution = Caution { is_judged, ..spec.caution(stored.watermark) };
+    execute(Job { queue, spec, stored, is_new: false, facts, plan, caution }, &connector, session)
 }
 
 fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<ExitStatus, CliError> {
@@ -251,11 +256,11 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     let bar = Progress::new(&session.ui, Some(job.plan.rules.watermark), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
-    let report = result?;
+    let watched = result?;
     view.run.clone_from(&id);
-    view.take(&report);
+    view.take(&watched);
     session.ui.report(&view)?;
-    let status = status(&report, session.stop.status());
+    let status = status(&watched, session.stop.status());
     if status != ExitStatus::Done {
         session.ui.hint(format!(
             "nothing is lost; `nexusctl dlq resume {id}` goes on, `nexusctl dlq run show {id}` names \
@@ -271,8 +276,8 @@ async fn carry_out(
     settings: &Settings,
     session: &Session,
     bar: &Progress,
-) -> Result<ReplayReport, CliError> {
-    let Job { queue, spec, mut stored, is_new, facts, plan } = job;
+) -> Result<Watched, CliError> {
+    let Job { queue, spec, mut stored, is_new, facts, plan, caution } = job;
     let broker = connector.connect().await?;
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
     let clock = Arc::clone(&session.clock);
@@ -299,6 +304,7 @@ async fn carry_out(
         login: connector.login().map(str::to_owned),
         restore_ttl: spec.restore_ttl,
         rate: spec.rate,
+        ramp: Duration::from_millis(spec.ramp_ms),
         lives: Lives {
             limit: facts.delivery_limit.filter(|_| plan.mode == Mode::Hold),
             keep: spec.min_lives,
@@ -306,6 +312,8 @@ async fn carry_out(
         patience: settings.timeout().min(ConsumeOptions::default().patience),
         poll: Duration::from_millis(200),
         holder: LockHolder { who: session.who.clone(), since: clock.now() },
+        is_part: false,
+        most_back: caution.most_back,
     };
     let mut selector = Selector::new(&spec.selection(), &vhost, &queue)?;
     let mut wants = |position, _: &LetterId, delivery: &Delivery| {
@@ -319,7 +327,8 @@ async fn carry_out(
         clock: &clock,
         stop: session.stop.job(),
     };
-    let report = replay(&scene, begin, &options, &mut wants, &mut progress).await?;
+    let watched =
+        run_with_caution(&scene, begin, &options, &caution, &mut wants, &mut progress).await?;
     let _ = broker.close().await;
-    Ok(report)
+    Ok(watched)
 }
