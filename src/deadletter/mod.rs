@@ -17,6 +17,7 @@ pub mod select;
 pub mod sighting;
 pub mod store;
 pub mod replay;
+pub mod trail;
 
 pub use death::{Death, DeathReason, Origin, WorkerVerdict, deaths, origin, worker_verdict};
 pub use fingerprint::{Fingerprint, Traits};

@@ -186,7 +186,7 @@ pub async fn run(
             if options.looks {
                 anchor = journal.anchor(&options.run)?;
             }
-            journal.again(&options.run).await?;
+            journal.again(&options.run, &options.holder).await?;
         }
     }
     let next = journal.next_position(&options.run)?;
@@ -275,7 +275,8 @@ pub async fn run(
     let all = all && report.failure.is_none();
     let refused = report.counts.returned + report.counts.nacked;
     let phase = if all && refused == 0 { Phase::Done } else { Phase::Stopped };
-    journal.end(&options.run, phase, why(report.ended), clock.now()).await?;
+    let who = &options.holder.who;
+    journal.end(&options.run, phase, why(report.ended), who, clock.now()).await?;
     let _ = lock.release().await;
     Ok(report)
 }
