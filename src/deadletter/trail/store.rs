@@ -293,7 +293,7 @@ mod tests {
                 Damage::Changed,
             ),
             ("UPDATE trail_entry SET hash = 'ff' WHERE number = 3", 3, Damage::Changed),
-            ("UPDATE trail_entry SET entry = '' WHERE number = 1", 1, Damage::Changed),
+            ("UPDATE trail_entry SET entry = '{}' WHERE number = 1", 1, Damage::Changed),
             ("DELETE FROM trail_entry WHERE number IN (2, 3)", 2, Damage::Missing { to: 3 }),
             ("DELETE FROM trail_entry WHERE number = 1", 1, Damage::Missing { to: 1 }),
             (
