@@ -18,6 +18,7 @@ pub mod sighting;
 pub mod store;
 pub mod replay;
 pub mod trail;
+pub mod watch;
 
 pub use death::{Death, DeathReason, Origin, WorkerVerdict, deaths, origin, worker_verdict};
 pub use fingerprint::{Fingerprint, Traits};
