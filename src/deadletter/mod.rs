@@ -9,6 +9,7 @@ pub mod compare;
 pub mod death;
 pub mod fingerprint;
 pub mod journey;
+pub mod labels;
 pub mod letter;
 pub mod mask;
 pub mod places;
