@@ -14,10 +14,10 @@ use super::context::{
     ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
 };
 use super::dlq::{
-    AuditHeadView, AuditTrailView, AuditVerificationView, DeadLetterAlertView, DeadLetterLabelView, DeadLetterWatchView,
-    DeadLetterAuditView, DeadLetterDiffView, DeadLetterGroupsView, DeadLetterQueuesView,
-    DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLettersView, ReplayRunView,
-    ReplayRunsView, ReplayView,
+    AuditHeadView, AuditTrailView, AuditVerificationView, DeadLetterAlertView, DeadLetterAuditView,
+    DeadLetterDiffView, DeadLetterGroupsView, DeadLetterLabelView, DeadLetterQueuesView,
+    DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLetterWatchView, DeadLettersView,
+    IncidentExportView, IncidentView, ReplayRunView, ReplayRunsView, ReplayView,
 };
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
@@ -74,6 +74,8 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<ExplainView>(),
         of::<FindingsView>(),
         of::<GraphView>(),
+        of::<IncidentExportView>(),
+        of::<IncidentView>(),
         of::<InitView>(),
         of::<LimitListView>(),
         of::<LimitTakeView>(),

@@ -8,6 +8,7 @@ pub mod body;
 pub mod compare;
 pub mod death;
 pub mod fingerprint;
+pub mod incident;
 pub mod journey;
 pub mod labels;
 pub mod letter;

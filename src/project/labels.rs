@@ -99,7 +99,10 @@ mod tests {
     fn rule(n: u8) -> LabelSpec {
         LabelSpec {
             label: format!("label {n}").into(),
-            group: Some(format!("g-aaaaaaaa{}{}", char::from(b'a' + n / 26), char::from(b'a' + n % 26)).into()),
+            group: Some(
+                format!("g-aaaaaaaa{}{}", char::from(b'a' + n / 26), char::from(b'a' + n % 26))
+                    .into(),
+            ),
             when: None,
             note: None,
             runbook: None,

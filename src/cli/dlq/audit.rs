@@ -204,11 +204,7 @@ struct BrokenView {
 
 impl From<&Broken> for BrokenView {
     fn from(broken: &Broken) -> Self {
-        BrokenView {
-            at: broken.at,
-            damage: broken.damage.as_str(),
-            words: broken.to_string(),
-        }
+        BrokenView { at: broken.at, damage: broken.damage.as_str(), words: broken.to_string() }
     }
 }
 

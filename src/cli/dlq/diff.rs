@@ -109,7 +109,7 @@ pub(super) fn run(args: &DiffArgs, session: &mut Session) -> Result<ExitStatus, 
     let left = letter(&scans, &scan, &args.left)?;
     let right = letter(&scans, &scan, &args.right)?;
     if args.unmask {
-        unmasked(&scan, &[&left, &right], args.reason.clone(), session)?;
+        unmasked(&scan, &[&left, &right], args.reason.as_deref(), session)?;
     }
     let found = compare(&whole(&left, args.unmask), &whole(&right, args.unmask));
     session.ui.report(&DeadLetterDiffView {

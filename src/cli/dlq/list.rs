@@ -21,6 +21,7 @@ use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View};
 use crate::cli::runtime::unless_stopped;
 use crate::cli::session::Session;
+use crate::cli::settings::Settings;
 use crate::cli::topology::files::{FileArgs, SetArgs, read};
 
 use super::stored::{look, old, shown};
@@ -75,7 +76,7 @@ struct ReasonView {
 /// A queue that gathers dead letters.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct QueueRow {
+pub(super) struct QueueRow {
     /// Its name.
     queue: String,
     /// What it is for; null when nothing is known to lead there.
@@ -231,6 +232,75 @@ pub(super) fn project_topology(session: &mut Session) -> Option<Topology> {
     read(FileArgs { files: Vec::new(), set: SetArgs::default() }, session).ok()?.ok()
 }
 
+/// The queues that are named, else all that gather dead letters and are kept.
+pub(super) fn wanted(
+    view: Option<&TopologyView>,
+    named: Vec<QueueName>,
+    kept: impl Fn(&Place) -> bool,
+) -> Vec<Place> {
+    let found = view.map(places).unwrap_or_default();
+    if named.is_empty() {
+        return found.into_iter().filter(kept).collect();
+    }
+    let unknown =
+        |queue: QueueName| Place { queue, purpose: Purpose::DeadLetters, feeders: Vec::new() };
+    let known = |queue: &QueueName| found.iter().find(|place| place.queue == *queue).cloned();
+    named.into_iter().map(|queue| known(&queue).unwrap_or_else(|| unknown(queue))).collect()
+}
+
+/// What is known of these queues, the fullest first.
+pub(super) async fn rows(
+    broker: &dyn Broker,
+    view: Option<&TopologyView>,
+    wanted: Vec<Place>,
+    settings: &Settings,
+    session: &Session,
+) -> Result<Vec<QueueRow>, CliError> {
+    let scans = look(settings).await?;
+    let looks = match &scans {
+        Some(_) => Some(Looks::open(&settings.state.value, settings.timeout()).await?),
+        None => None,
+    };
+    let identity = broker.identity();
+    let kept: Vec<Scan> = match &scans {
+        Some(scans) => scans.scans(None)?,
+        None => Vec::new(),
+    };
+    let mut rows = Vec::new();
+    for Place { queue, purpose, feeders } in wanted {
+        let newest = newest_scan(&kept, &queue, identity);
+        let now = session.clock.now();
+        let observed = observe(broker, &queue, newest, now).await?;
+        let own = view.and_then(|view| view.queues.get(queue.as_str()));
+        let seen = match (&scans, newest) {
+            (Some(scans), Some(scan)) => Some(seen(scans, scan, now)?),
+            _ => None,
+        };
+        let of = Scanned {
+            cluster: identity.cluster_name.clone(),
+            vhost: identity.vhost.as_str().to_owned(),
+            queue: queue.clone(),
+        };
+        let rate = match (&looks, &observed) {
+            (Some(looks), Some(observed)) => grown(looks, &of, &observed.look).await?,
+            _ => None,
+        };
+        rows.push(QueueRow {
+            queue: queue.to_string(),
+            purpose: (!feeders.is_empty()).then_some(purpose),
+            queue_type: own.map(|own| QueueType::as_str(own.queue_type)),
+            ready: observed.map(|observed| observed.look.ready),
+            consumers: observed.map(|observed| observed.consumers),
+            per_minute: rate.map(|rate| (rate.per_minute * 100.0).round() / 100.0),
+            rate_since: rate.map(|rate| rate.since.to_string()),
+            sources: feeders,
+            seen,
+        });
+    }
+    rows.sort_by(|a, b| b.ready.cmp(&a.ready).then_with(|| a.queue.cmp(&b.queue)));
+    Ok(rows)
+}
+
 pub(super) fn run(args: ListArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let ListArgs { queues: named, all } = args;
     let settings = session.settings()?;
@@ -239,65 +309,10 @@ pub(super) fn run(args: ListArgs, session: &mut Session) -> Result<ExitStatus, C
     let view = session.drive(unless_stopped(&session.stop, async {
         let broker = target.connect().await?;
         let (view, unknown) = known_topology(&*broker, files.as_ref()).await?;
-        let found = view.as_ref().map(places).unwrap_or_default();
-        let wanted: Vec<Place> = if named.is_empty() {
-            let kept = |place: &Place| all || place.purpose == Purpose::DeadLetters;
-            found.into_iter().filter(kept).collect()
-        } else {
-            let unknown = |queue: QueueName| Place {
-                queue,
-                purpose: Purpose::DeadLetters,
-                feeders: Vec::new(),
-            };
-            let known = |queue: QueueName| found.iter().find(|place| place.queue == queue).cloned();
-            named
-                .into_iter()
-                .map(|queue| known(queue.clone()).unwrap_or_else(|| unknown(queue)))
-                .collect()
-        };
-        let scans = look(&settings).await?;
-        let looks = match &scans {
-            Some(_) => Some(Looks::open(&settings.state.value, settings.timeout()).await?),
-            None => None,
-        };
-        let identity = broker.identity();
-        let kept: Vec<Scan> = match &scans {
-            Some(scans) => scans.scans(None)?,
-            None => Vec::new(),
-        };
-        let mut rows = Vec::new();
-        for Place { queue, purpose, feeders } in wanted {
-            let newest = newest_scan(&kept, &queue, identity);
-            let now = session.clock.now();
-            let observed = observe(&*broker, &queue, newest, now).await?;
-            let own = view.as_ref().and_then(|view| view.queues.get(queue.as_str()));
-            let seen = match (&scans, newest) {
-                (Some(scans), Some(scan)) => Some(seen(scans, scan, now)?),
-                _ => None,
-            };
-            let of = Scanned {
-                cluster: identity.cluster_name.clone(),
-                vhost: identity.vhost.as_str().to_owned(),
-                queue: queue.clone(),
-            };
-            let rate = match (&looks, &observed) {
-                (Some(looks), Some(observed)) => grown(looks, &of, &observed.look).await?,
-                _ => None,
-            };
-            rows.push(QueueRow {
-                queue: queue.to_string(),
-                purpose: (!feeders.is_empty()).then_some(purpose),
-                queue_type: own.map(|own| QueueType::as_str(own.queue_type)),
-                ready: observed.map(|observed| observed.look.ready),
-                consumers: observed.map(|observed| observed.consumers),
-                per_minute: rate.map(|rate| (rate.per_minute * 100.0).round() / 100.0),
-                rate_since: rate.map(|rate| rate.since.to_string()),
-                sources: feeders,
-                seen,
-            });
-        }
+        let kept = |place: &Place| all || place.purpose == Purpose::DeadLetters;
+        let wanted = wanted(view.as_ref(), named, kept);
+        let rows = rows(&*broker, view.as_ref(), wanted, &settings, session).await?;
         let _ = broker.close().await;
-        rows.sort_by(|a, b| b.ready.cmp(&a.ready).then_with(|| a.queue.cmp(&b.queue)));
         Ok(DeadLetterQueuesView { queues: rows, unknown })
     }))?;
     session.ui.report(&view)?;

@@ -4,6 +4,7 @@ mod audit;
 mod diff;
 mod doctor;
 mod groups;
+mod incident;
 mod label;
 mod letters;
 mod list;
@@ -31,6 +32,7 @@ pub use audit::{AuditHeadView, AuditTrailView, AuditVerificationView};
 pub use diff::DeadLetterDiffView;
 pub use doctor::DeadLetterAuditView;
 pub use groups::DeadLetterGroupsView;
+pub use incident::{IncidentExportView, IncidentView};
 pub use label::DeadLetterLabelView;
 pub use letters::DeadLettersView;
 pub use list::DeadLetterQueuesView;
@@ -80,6 +82,8 @@ enum DlqCommand {
     Run(run::RunArgs),
     /// Watch depth, deaths a minute and age, and tell others when it is too much
     Watch(Box<watch::WatchArgs>),
+    /// Keep everything that is known about an incident in one file, or look at such a file
+    Incident(incident::IncidentArgs),
     /// See who did what to dead letters, and that nobody has changed it since
     Audit(audit::AuditArgs),
 }
@@ -102,6 +106,7 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Runs(args) => runs::run(&args, session),
         DlqCommand::Run(args) => run::run(args, session),
         DlqCommand::Watch(args) => watch::run(&args, session),
+        DlqCommand::Incident(args) => incident::run(args, session),
         DlqCommand::Audit(args) => audit::run(args, session),
     }
 }

@@ -203,7 +203,7 @@ pub(super) fn body_of(letter: &StoredLetter) -> Decoded {
 }
 
 impl DeadLetterView {
-    fn new(
+    pub(super) fn new(
         scan: &Scan,
         letter: &StoredLetter,
         twins: Vec<u64>,
@@ -318,7 +318,7 @@ impl View for DeadLetterView {
 pub(super) fn unmasked(
     scan: &Scan,
     letters: &[&StoredLetter],
-    reason: Option<String>,
+    reason: Option<&str>,
     session: &mut Session,
 ) -> Result<(), CliError> {
     for letter in letters {
@@ -330,7 +330,7 @@ pub(super) fn unmasked(
             object: letter.id.to_string(),
             queue: Some(scan.of.queue.to_string()),
             run: None,
-            reason: reason.clone(),
+            reason: reason.map(str::to_owned),
             details: json!({
                 "scan": scan.id.0,
                 "position": letter.position,
@@ -350,7 +350,7 @@ pub(super) fn run(args: &ShowArgs, session: &mut Session) -> Result<ExitStatus, 
     twins.retain(|place| *place != letter.position);
     if args.unmask {
         // Before anything is shown.
-        unmasked(&scan, &[&letter], args.reason.clone(), session)?;
+        unmasked(&scan, &[&letter], args.reason.as_deref(), session)?;
     }
     let now = session.clock.now();
     let labels = args.labels.read(session)?;

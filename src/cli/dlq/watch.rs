@@ -223,7 +223,7 @@ impl DeadLetterAlertView {
     fn new(alert: &Alert, of: &Scanned, seen: &Seen, look: &Look) -> DeadLetterAlertView {
         let amount = |value: f64| match alert.measure {
             Measure::Depth => format!("{value} letters"),
-            Measure::Rate => format!("{:.1} letters a minute", value),
+            Measure::Rate => format!("{value:.1} letters a minute"),
             Measure::Age => {
                 let seconds = Duration::try_from_secs_f64(value.round()).unwrap_or(Duration::MAX);
                 format!("a death {} ago", HumanDuration(seconds))
@@ -406,8 +406,7 @@ impl Watching<'_> {
             return Ok(());
         }
         let state = &self.settings.state.value;
-        let ledger =
-            Ledger::of(state, broker.identity(), &self.target.shown(), queue.as_str());
+        let ledger = Ledger::of(state, broker.identity(), &self.target.shown(), queue.as_str());
         let facts = match look_around(broker, queue, ledger.returns()).await {
             Ok(Some(facts)) => facts,
             Ok(None) => return Ok(()),
@@ -616,11 +615,7 @@ fn missing(queue: &QueueName, now: Timestamp) -> LookRow {
 
 impl LimitArgs {
     fn limits(&self) -> Limits {
-        Limits {
-            depth: self.max_depth,
-            rate: self.max_rate,
-            age: self.max_age.map(|age| age.0),
-        }
+        Limits { depth: self.max_depth, rate: self.max_rate, age: self.max_age.map(|age| age.0) }
     }
 }
 
@@ -729,7 +724,9 @@ async fn watch(watching: &mut Watching<'_>, session: &mut Session) -> Result<End
                 if !watching.failing {
                     watching.failing = true;
                     let why = &error.message;
-                    session.ui.warning(format!("the broker does not answer, and is asked on: {why}"));
+                    session
+                        .ui
+                        .warning(format!("the broker does not answer, and is asked on: {why}"));
                 }
             }
         }

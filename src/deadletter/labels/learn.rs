@@ -1,9 +1,7 @@
 //! Adding a label to the text of a file: what stands there, comments included, stays as it is. Pure.
 
 use crate::base::diagnostic::Findings;
-use crate::base::document::{
-    Node, Value, decode, read_documents, source_from_bytes, to_yaml,
-};
+use crate::base::document::{Node, Value, decode, read_documents, source_from_bytes, to_yaml};
 
 use super::spec::{LabelSpec, LabelsFile};
 
@@ -102,7 +100,8 @@ pub fn learned(name: &str, text: Option<&str>, rule: &LabelSpec) -> Result<Strin
         return Ok(to_yaml(&LabelsFile { labels: vec![rule.clone()] }));
     };
     let (root, old) = parse(name, text).map_err(LearnError::Wrong)?;
-    if let Some(known) = old.labels.iter().find(|known| known.group.is_some() && known.group == rule.group)
+    if let Some(known) =
+        old.labels.iter().find(|known| known.group.is_some() && known.group == rule.group)
     {
         let place = known.label.span.as_ref().map_or_else(|| name.to_owned(), ToString::to_string);
         return Err(LearnError::Known { place, label: known.label.value.clone() });
@@ -152,14 +151,18 @@ mod tests {
                 "labels:\n- {label: a, when: 'true'}\n\n- label: new\n  group: g-aaaaaaaaaa\n  \
                  runbook: https://wiki/x#y\n",
             ),
-            ("labels: []\n", "labels:\n- label: new\n  group: g-aaaaaaaaaa\n  runbook: https://wiki/x#y\n"),
+            (
+                "labels: []\n",
+                "labels:\n- label: new\n  group: g-aaaaaaaaaa\n  runbook: https://wiki/x#y\n",
+            ),
             ("", "labels:\n- label: new\n  group: g-aaaaaaaaaa\n  runbook: https://wiki/x#y\n"),
         ] {
             let text = learned("l.yaml", Some(&format!("{HEAD}{body}")), &rule("new")).unwrap();
             assert_eq!(text, format!("{HEAD}{expected}"));
         }
         // Where the list is not the last key, the new label is its first.
-        let text = "labels:\n- {label: a, when: 'true'}\napiVersion: nexus/v1\nkind: DeadLetterLabels\n";
+        let text =
+            "labels:\n- {label: a, when: 'true'}\napiVersion: nexus/v1\nkind: DeadLetterLabels\n";
         let text = learned("l.yaml", Some(text), &rule("new")).unwrap();
         assert!(text.starts_with("labels:\n- label: new\n"), "{text}");
         let fresh = learned("l.yaml", None, &rule("new")).unwrap();

@@ -63,12 +63,7 @@ impl Labels {
         if findings.has_errors() { Err(findings) } else { Ok(labels) }
     }
 
-    fn add(
-        &mut self,
-        rule: &LabelSpec,
-        seen: &mut BTreeSet<Fingerprint>,
-        findings: &mut Findings,
-    ) {
+    fn add(&mut self, rule: &LabelSpec, seen: &mut BTreeSet<Fingerprint>, findings: &mut Findings) {
         let LabelSpec { label: name, group, when, note, runbook, owner } = rule;
         let long = name.chars().count() > LONGEST;
         if name.trim().is_empty() || long || name.chars().any(char::is_control) {
@@ -155,7 +150,10 @@ mod tests {
     fn read(rules: &str) -> Result<Labels, Vec<String>> {
         let text = format!("apiVersion: nexus/v1\nkind: DeadLetterLabels\nlabels:\n{rules}");
         let shown = |findings: Findings| -> Vec<String> {
-            findings.iter().map(|f| format!("{}:{}", f.code.0, f.span.as_ref().unwrap().line)).collect()
+            findings
+                .iter()
+                .map(|f| format!("{}:{}", f.code.0, f.span.as_ref().unwrap().line))
+                .collect()
         };
         let source = source_from_bytes("labels.yaml", text.as_bytes()).map_err(shown)?;
         let documents = read_documents(&source).map_err(shown)?;
@@ -164,11 +162,7 @@ mod tests {
     }
 
     fn traits(reason: &str, error: Option<&str>) -> Traits {
-        Traits {
-            reason: reason.to_owned(),
-            error: error.map(str::to_owned),
-            ..Traits::default()
-        }
+        Traits { reason: reason.to_owned(), error: error.map(str::to_owned), ..Traits::default() }
     }
 
     #[test]
@@ -204,7 +198,13 @@ mod tests {
         let codes: Vec<&str> = found.iter().map(String::as_str).collect();
         assert_eq!(
             codes[..5],
-            ["labels/target:4", "labels/target:5", "labels/group:6", "labels/name:7", "labels/twice:8"]
+            [
+                "labels/target:4",
+                "labels/target:5",
+                "labels/group:6",
+                "labels/name:7",
+                "labels/twice:8"
+            ]
         );
         assert_eq!(codes.len(), 7, "{codes:?}");
         assert_eq!(read("- {label: a, grup: b}\n").unwrap_err(), ["document/unknown-key:4"]);

@@ -12,9 +12,9 @@ use rusqlite::{Connection, OptionalExtension, Result as SqlResult, Row};
 use serde_json::{Value, json};
 
 use crate::base::time::Timestamp;
+use crate::broker::LockHolder;
 use crate::deadletter::letter::LetterId;
 use crate::deadletter::trail::{self, NewEntry, Noun};
-use crate::broker::LockHolder;
 use crate::storage::{Durability, Options, Room, StateFile, StorageError, rusqlite};
 
 use super::machine::{Entry, Position, State, Way};
@@ -703,7 +703,11 @@ mod tests {
         journal.begin(stored("r1")).await.unwrap_err();
         let trail = trail::Trail::open(&path, Duration::from_secs(5)).await.unwrap();
         assert_eq!(trail.head().unwrap().sequence, 1);
-        assert_eq!(journal.run("r1").unwrap().unwrap().phase, Phase::Open, "not superseded by itself");
+        assert_eq!(
+            journal.run("r1").unwrap().unwrap().phase,
+            Phase::Open,
+            "not superseded by itself"
+        );
     }
 
     #[tokio::test]

@@ -165,8 +165,7 @@ impl Trail {
                      AND (?4 IS NULL OR json_extract(entry, '$.at') >= ?4)
                  ORDER BY number DESC",
             )?;
-            let mut rows =
-                statement.query((&filter.queue, &filter.run, &filter.who, &since))?;
+            let mut rows = statement.query((&filter.queue, &filter.run, &filter.who, &since))?;
             while let Some(row) = rows.next()? {
                 let (number, text, hash) = kept(row)?;
                 let entry = serde_json::from_str(&text).map_err(|_| text);

@@ -173,9 +173,7 @@ mod tests {
         let pid = std::fs::read_to_string(pid).unwrap();
         let state = format!("/proc/{}/stat", pid.trim());
         // Dead, or dead and not yet buried.
-        let is_dead = || {
-            std::fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "))
-        };
+        let is_dead = || std::fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "));
         for _ in 0..1000 {
             if is_dead() {
                 return;

@@ -281,7 +281,12 @@ mod tests {
         for (case, earlier, now, expected) in [
             ("nothing to compare with", vec![], look(0, 9), None),
             ("ten seconds", vec![look(0, 0)], look(10, 5), Some(30.0)),
-            ("the oldest within the minute", vec![look(0, 0), look(10, 5)], look(20, 6), Some(18.0)),
+            (
+                "the oldest within the minute",
+                vec![look(0, 0), look(10, 5)],
+                look(20, 6),
+                Some(18.0),
+            ),
             (
                 "the newest beyond it",
                 vec![look(0, 0), look(30, 10), look(70, 70), look(100, 99)],
