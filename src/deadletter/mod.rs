@@ -3,7 +3,6 @@
 //! Nothing here knows of sagas. Every question is asked of a scan or of a delivery; whatever changes a
 //! queue is planned first, and what takes a letter's place is confirmed before the letter is acked.
 
-pub mod audit;
 pub mod body;
 pub mod compare;
 pub mod death;
@@ -12,6 +11,7 @@ pub mod incident;
 pub mod journey;
 pub mod labels;
 pub mod letter;
+pub mod losses;
 pub mod mask;
 pub mod places;
 pub mod scan;

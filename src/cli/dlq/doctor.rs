@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::base::diagnostic::Severity;
 use crate::broker::{ErrorKind, Version};
-use crate::deadletter::audit::{Known, Trap, audit, traps};
+use crate::deadletter::losses::{Known, Trap, losses, traps};
 use crate::topology::Topology;
 use crate::topology::export::export;
 
@@ -97,7 +97,7 @@ pub(super) fn view_of(
     topology: &Topology,
     version: Version,
 ) -> DeadLetterAuditView {
-    let findings = audit(topology, version, source == "broker");
+    let findings = losses(topology, version, source == "broker");
     let number = |severity| findings.iter().filter(|f| f.severity == severity).count();
     DeadLetterAuditView {
         source,

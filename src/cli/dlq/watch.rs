@@ -222,6 +222,7 @@ fn rounded(value: f64) -> f64 {
 impl DeadLetterAlertView {
     fn new(alert: &Alert, of: &Scanned, seen: &Seen, look: &Look) -> DeadLetterAlertView {
         let amount = |value: f64| match alert.measure {
+            Measure::Depth if value == 1.0 => "1 letter".to_owned(),
             Measure::Depth => format!("{value} letters"),
             Measure::Rate => format!("{value:.1} letters a minute"),
             Measure::Age => {
