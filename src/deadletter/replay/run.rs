@@ -216,7 +216,7 @@ pub async fn run(
             if options.looks {
                 anchor = journal.anchor(&options.run)?;
             }
-            journal.again(&options.run).await?;
+            journal.again(&options.run, &options.holder).await?;
         }
     }
     let next = journal.next_position(&options.run)?;
@@ -313,7 +313,8 @@ pub async fn run(
         false => Phase::Stopped,
     };
     let why = if options.is_part && all { CANARY } else { why(report.ended) };
-    journal.end(&options.run, phase, why, clock.now()).await?;
+    let who = &options.holder.who;
+    journal.end(&options.run, phase, why, who, clock.now()).await?;
     let _ = lock.release().await;
     Ok(report)
 }
