@@ -1,12 +1,11 @@
 //! Finding the scan, and the letter in it, that a command is about.
 
-use std::time::Duration;
-
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::id::QueueName;
+pub(super) use crate::base::time::ago;
 use crate::base::time::Timestamp;
 use crate::deadletter::select::{IdPrefix, SHORTEST_PREFIX};
 use crate::deadletter::store::{FindError, Scan, ScanId, StoredLetter};
@@ -187,23 +186,4 @@ impl ScanRow {
         let letters = count(self.letters, "letter");
         format!("{name}, scan {} of {}: {letters}{part}", self.scan, self.began)
     }
-}
-
-/// So long ago, in one unit.
-pub(super) fn ago(then: Timestamp, now: Timestamp) -> String {
-    let seconds = now.since(then).as_secs();
-    let unit = match seconds {
-        0..=119 => Duration::from_secs(1),
-        120..=7_199 => Duration::from_secs(60),
-        7_200..=172_799 => Duration::from_secs(3600),
-        _ => Duration::from_secs(86_400),
-    };
-    let number = seconds / unit.as_secs();
-    let letter = match unit.as_secs() {
-        1 => "s",
-        60 => "m",
-        3600 => "h",
-        _ => "d",
-    };
-    format!("{number}{letter} ago")
 }
