@@ -24,17 +24,13 @@ use ratatui::crossterm::terminal::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::base::time::Timestamp;
-use crate::dashboard::dead_letters::lines::letter_lines;
-use crate::dashboard::dead_letters::model::{Compared, LetterRow};
+use crate::dashboard::dead_letters::desk::read;
 use crate::dashboard::dead_letters::{
     Browse, Data, Effect, Ending, Event, HandOver, Key, Palette, draw,
 };
-use crate::deadletter::compare::compare;
-use crate::deadletter::plain::whole;
 use crate::deadletter::store::Scan;
 use crate::deadletter::{LetterSet, Scans};
 use crate::delivery::Wish;
-use crate::storage::StorageError;
 
 use crate::cli::error::{CliError, code};
 use crate::cli::exit::ExitStatus;
@@ -390,78 +386,27 @@ impl Desk {
     }
 
     fn answer(&self, effect: Effect, marked: &LetterSet, now: Timestamp) -> Option<Data> {
-        let read = match effect {
-            Effect::Filter { turn, condition } => return self.ask_filter(turn, &condition),
+        let turn = match &effect {
             Effect::Write { path } => {
-                let letters = self.write(&path, marked).map_err(|error| match &error.hint {
+                let letters = self.write(path, marked).map_err(|error| match &error.hint {
                     Some(hint) => format!("{}; {hint}", error.message),
                     None => error.message.clone(),
                 });
-                return Some(Data::Written { path, letters });
+                return Some(Data::Written { path: path.clone(), letters });
             }
-            Effect::End(_) => return None,
-            effect => self.read(effect, now),
+            Effect::Filter { turn, .. } => Some(*turn),
+            _ => None,
         };
-        Some(read.unwrap_or_else(|error| Data::Failed(error.to_string())))
-    }
-
-    fn read(&self, effect: Effect, now: Timestamp) -> Result<Data, StorageError> {
-        let Desk { scans, scan, .. } = self;
-        Ok(match effect {
-            Effect::Groups { turn, from, most } => {
-                Data::Groups { turn, rows: scans.groups_from(scan.id, from, most)? }
-            }
-            Effect::NamedGroups { turn, names } => {
-                Data::Groups { turn, rows: scans.groups_named(scan.id, &names)? }
-            }
-            Effect::Places(group) => {
-                Data::Places { group, places: scans.places_of(scan.id, group)? }
-            }
-            Effect::Letters { turn, places } => {
-                let heads = scans.heads(scan.id, &places)?;
-                // Of a scan that is being forgotten some are missing, and the rest would be shifted.
-                let rows = heads.iter().zip(&places).take_while(|(l, place)| l.position == **place);
-                Data::Letters { turn, rows: rows.map(|(l, _)| LetterRow::of(l)).collect() }
-            }
-            Effect::Letter { position, unmask } => {
-                let text = match scans.at(scan.id, position)? {
-                    None => Vec::new(),
-                    Some(letter) => {
-                        let mut twins = scans.places(scan.id, &letter.id)?;
-                        twins.retain(|place| *place != position);
-                        letter_lines(scan, &letter, &twins, unmask, now)
-                    }
-                };
-                Data::Letter { position, text }
-            }
-            Effect::Pair { places, unmask } => {
-                let (one, other) = (scans.at(scan.id, places.0)?, scans.at(scan.id, places.1)?);
-                let found = one.zip(other).map(|(one, other)| Compared {
-                    ids: (one.id.to_string(), other.id.to_string()),
-                    same_group: one.group == other.group,
-                    differences: compare(&whole(&one, unmask), &whole(&other, unmask)),
-                });
-                Data::Pair { places, found }
-            }
-            Effect::Filter { .. } | Effect::Write { .. } | Effect::End(_) => {
-                Data::Failed("nothing to read".to_owned())
-            }
-        })
-    }
-
-    /// Asks a filter; nothing when nobody waits for it any more.
-    fn ask_filter(&self, turn: u64, condition: &str) -> Option<Data> {
-        if condition.is_empty() {
-            return None;
-        }
-        let is_waited_for = || self.filter.load(Ordering::Relaxed) == turn;
+        let is_waited_for = || turn.is_none_or(|turn| self.filter.load(Ordering::Relaxed) == turn);
         let mut looked = |letters| {
-            let _ = self.send.send(Heard::Event(Event::Data(Data::Looked { turn, letters })));
+            if let Some(turn) = turn {
+                let _ = self.send.send(Heard::Event(Event::Data(Data::Looked { turn, letters })));
+            }
             if is_waited_for() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let found = self.scans.matches(&self.scan, condition, &mut looked);
-        let found = found.map_err(|error| error.to_string());
-        is_waited_for().then_some(Data::Matches { turn, found })
+        let data = read(&self.scans, &self.scan, effect, now, &mut looked);
+        // What a filter had found when nobody waited for it any more is not all.
+        data.filter(|_| is_waited_for())
     }
 
     fn write(&self, path: &str, marked: &LetterSet) -> Result<u64, CliError> {

@@ -3,6 +3,7 @@
 //!
 //! Only what is on the screen is read; of everything else there is at most one bit a letter.
 
+pub mod desk;
 pub mod frame;
 pub mod lines;
 pub mod machine;
