@@ -21,5 +21,5 @@ pub mod replay;
 pub use death::{Death, DeathReason, Origin, WorkerVerdict, deaths, origin, worker_verdict};
 pub use fingerprint::{Fingerprint, Traits};
 pub use letter::LetterId;
-pub use select::{Selection, Selector};
+pub use select::{Lanes, Selection, Selector};
 pub use store::Scans;

@@ -13,6 +13,7 @@ use crate::deadletter::replay::run::{
 };
 use crate::deadletter::replay::spec::RunSpec;
 use crate::deadletter::replay::store::{Journal, Phase, StoredRun};
+use crate::deadletter::replay::stream::FromStream;
 use crate::deadletter::{LetterId, Selector};
 use crate::delivery::consume::{ConsumeOptions, Lives};
 
@@ -150,10 +151,11 @@ pub(super) fn begin(new: NewRun, session: &mut Session) -> Result<ExitStatus, Cl
         reason,
         started: session.clock.now(),
         ended: None,
-        watermark: plan.rules.watermark,
+        watermark: plan.rules.watermark.min(facts.ready),
         attempts: 1,
         phase: Phase::Open,
         why: None,
+        stage: None,
     };
     execute(Job { queue, spec, stored, is_new: true, facts, plan }, &connector, session)
 }
@@ -237,9 +239,14 @@ pub(super) fn again(
     }
     refuse(&queue, &spec, &plan)?;
     // Never more than waited when it began: what came since is not the run's.
-    plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
+    if plan.mode != Mode::Stream {
+        plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
+    }
     execute(Job { queue, spec, stored, is_new: false, facts, plan }, &connector, session)
 }
+
+/// How long a stream is silent once its last letter was seen.
+const STREAM_SILENCE: Duration = Duration::from_secs(1);
 
 fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
@@ -248,7 +255,8 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     }
     let mut view = view_of(&job.queue, &job.spec.target()?, &job.facts, &job.plan);
     let id = job.stored.id.clone();
-    let bar = Progress::new(&session.ui, Some(job.plan.rules.watermark), "letters");
+    let most = job.plan.rules.watermark.min(job.facts.ready);
+    let bar = Progress::new(&session.ui, Some(most), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
     let report = result?;
@@ -299,6 +307,9 @@ async fn carry_out(
         login: connector.login().map(str::to_owned),
         restore_ttl: spec.restore_ttl,
         rate: spec.rate,
+        stream: (plan.mode == Mode::Stream)
+            .then_some(FromStream { from: spec.from, wait: STREAM_SILENCE }),
+        longest: plan.longest,
         lives: Lives {
             limit: facts.delivery_limit.filter(|_| plan.mode == Mode::Hold),
             keep: spec.min_lives,

@@ -3,7 +3,8 @@
 use clap::Args;
 
 use crate::base::id::QueueName;
-use crate::deadletter::replay::plan::WINDOW;
+use crate::base::time::HumanDuration;
+use crate::deadletter::replay::plan::{MOST_HELD, WINDOW};
 use crate::deadletter::replay::spec::{OrderSpec, RunSpec, SpecError, Verb};
 
 use crate::cli::error::CliError;
@@ -37,7 +38,32 @@ pub(super) struct HowArgs {
     #[command(flatten)]
     pace: PaceArgs,
     #[command(flatten)]
+    reach: ReachArgs,
+    #[command(flatten)]
     overrides: OverrideArgs,
+}
+
+/// How far it looks, and what becomes of what stays.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ReachArgs {
+    /// Look at no more than so many letters from the head
+    #[arg(long, value_name = "N")]
+    within: Option<u64>,
+    /// Begin at this offset of a stream; from the first on when nothing is said
+    #[arg(long, value_name = "OFFSET")]
+    from: Option<u64>,
+    /// Let letters that stay wait in a queue of their own instead of holding them, and bring them back
+    /// in the end: for a condition on more letters than can be held
+    #[arg(long)]
+    staged: bool,
+    /// Hold so many letters that stay at most
+    #[arg(long, value_name = "N", default_value_t = MOST_HELD,
+        value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    most_held: u64,
+    /// Hold letters that stay for so long at most, then stop; 14m with RabbitMQ, which takes them back
+    /// after half an hour, or less when they live for less
+    #[arg(long, value_name = "DURATION")]
+    max_hold: Option<HumanDuration>,
 }
 
 /// How fast and in which order.
@@ -90,6 +116,7 @@ impl HowArgs {
             park,
             restore_ttl,
             pace: PaceArgs { order, window, rate },
+            reach: ReachArgs { within, from, staged, most_held, max_hold },
             overrides: OverrideArgs { alongside, allow_expiry, allow_loss, min_lives },
         } = self.clone();
         let mut spec = RunSpec {
@@ -107,6 +134,11 @@ impl HowArgs {
             allow_expiry,
             allow_loss,
             min_lives,
+            within,
+            from,
+            max_hold_ms: max_hold.map(|longest| u64::try_from(longest.as_ms()).unwrap_or(u64::MAX)),
+            most_held,
+            staged,
             ..RunSpec::default()
         };
         spec.check(queue)?;

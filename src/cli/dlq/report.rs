@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::base::id::QueueName;
 use crate::deadletter::replay::address::Target;
 use crate::deadletter::replay::machine::End;
-use crate::deadletter::replay::plan::{Facts, Mode, Plan};
+use crate::deadletter::replay::plan::{Facts, Plan};
 use crate::deadletter::replay::run::ReplayReport;
 
 use crate::cli::exit::ExitStatus;
@@ -24,7 +24,8 @@ pub struct ReplayView {
     target: String,
     /// Letters that waited when it began.
     ready: u64,
-    /// `drain` when none stays, `hold` when letters that stay are held to the end.
+    /// `drain` when none stays, `hold` when letters that stay are held to the end, `staged` when they
+    /// wait in a queue of their own, `stream` when the queue keeps all it has.
     mode: &'static str,
     /// How many may be out at once.
     window: u64,
@@ -70,7 +71,12 @@ impl View for ReplayView {
         let queue = page.style.strong(&self.queue);
         let letters = |number: u64| count(number, "letter");
         if self.dry_run {
-            let what = if self.mode == "drain" { "all go" } else { "what stays is held" };
+            let what = match self.mode {
+                "drain" => "all go",
+                "stream" => "nothing is taken from the stream",
+                "staged" => "what stays waits in a queue of its own, and is brought back",
+                _ => "what stays is held",
+            };
             page.line(format!(
                 "queue {queue}: {} would go to {}",
                 letters(self.ready),
@@ -131,10 +137,7 @@ pub(super) fn view_of(
         queue: queue.to_string(),
         target: in_words(target),
         ready: facts.ready,
-        mode: match plan.mode {
-            Mode::Drain => "drain",
-            Mode::Hold => "hold",
-        },
+        mode: plan.mode.as_str(),
         window: plan.rules.window,
         looked_at: 0,
         replayed: 0,
@@ -181,6 +184,10 @@ impl ReplayView {
                     .to_owned(),
             );
         }
+        if report.gone > 0 {
+            let number = count(report.gone, "letter");
+            self.warnings.push(format!("the stream let go of {number} before they were read"));
+        }
         if let Some(error) = &report.first_filter_error {
             let number = count(report.filter_errors, "letter");
             self.warnings.push(format!("the condition failed for {number}: {error}"));
@@ -193,6 +200,11 @@ fn why_stopped(report: &ReplayReport) -> Option<String> {
     let refusal = || report.refusal.clone().unwrap_or_else(|| "a letter was refused".to_owned());
     let failure = || report.failure.clone().unwrap_or_else(|| "the broker failed".to_owned());
     match report.ended {
+        _ if report.held_too_long => Some(
+            "letters that stay were held for as long as is safe; resume it, or see --max-hold and \
+             --staged"
+                .to_owned(),
+        ),
         _ if report.lives_at_risk => Some(
             "a letter that stays has few lives left; raise the delivery limit, or replay it too"
                 .to_owned(),
@@ -220,7 +232,7 @@ pub(super) fn status(report: &ReplayReport, stopped: ExitStatus) -> ExitStatus {
     if why_stopped(report).is_none() {
         return ExitStatus::Done;
     }
-    if report.ended == End::Stopped && !report.lives_at_risk {
+    if report.ended == End::Stopped && !report.lives_at_risk && !report.held_too_long {
         return stopped;
     }
     if counts.replayed + counts.parked + counts.skipped > 0 {

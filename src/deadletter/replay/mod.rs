@@ -12,9 +12,11 @@ pub mod machine;
 pub mod plan;
 pub mod preflight;
 pub mod recall;
+pub mod rest;
 pub mod run;
 pub mod spec;
 pub mod store;
+pub mod stream;
 
 #[cfg(test)]
 mod tests;

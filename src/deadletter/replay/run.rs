@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::base::id::QueueName;
 use crate::base::time::{Clock, Timestamp};
+use crate::broker::carry::stream_offset;
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, Delivery, LockError, LockHolder, Outcome,
-    Publisher, PublisherOptions, Settled, Ticket,
+    Broker, BrokerError, Consumer, ConsumerOptions, Delivery, DeliveryTag, LockError, LockHolder,
+    Outcome, Publisher, PublisherOptions, Settled, Settlement, Ticket,
 };
 use crate::deadletter::letter::LetterId;
 use crate::delivery::consume::Lives;
@@ -28,8 +29,9 @@ use super::address::{RUN, Sender, Target, replays};
 use super::machine::{
     Counts, Effect, End, Entry, Event, Fate, Known, Machine, Position, Rules, Seen, Way,
 };
-use super::recall::recall;
+use super::recall::{is_certainly_there, recall};
 use super::store::{Detail, Journal, Phase, StoredRun};
+use super::stream::{self, FromStream, Reach};
 
 /// Which letters are wanted, by their place, name and message. An error is for example a header that
 /// one does not have; such a letter stays.
@@ -58,6 +60,10 @@ pub struct ReplayOptions {
     pub restore_ttl: bool,
     /// Messages a second, at most.
     pub rate: Option<f64>,
+    /// How the stream is read, when it is one.
+    pub stream: Option<FromStream>,
+    /// How long letters are held, at most.
+    pub longest: Option<Duration>,
     /// When to hold no more letters that come back often.
     pub lives: Lives,
     /// How long letters are waited for that the queue counts and does not hand out.
@@ -91,6 +97,10 @@ pub struct ReplayReport {
     pub lives_at_risk: bool,
     /// The queue counts letters that it does not hand out.
     pub stalled: bool,
+    /// Letters were held for as long as they may be.
+    pub held_too_long: bool,
+    /// Letters that a stream let go of before they were read.
+    pub gone: u64,
     /// Whether it is certain that what stayed is where it was.
     pub order_kept: bool,
     /// Letters that wait afterwards; `None` when the broker could not be asked.
@@ -190,12 +200,30 @@ pub async fn run(
         }
     }
     let next = journal.next_position(&options.run)?;
+    let mut rules = options.rules;
+    let mut reach = None;
+    if let Some(from) = options.stream {
+        let found = stream::reach(broker, journal, options, from).await?;
+        rules.watermark = rules.watermark.saturating_sub(found.looked);
+        if found.start.is_some_and(|start| start >= found.end) || found.end == 0 {
+            rules.watermark = 0;
+        }
+        reach = Some(found);
+    }
     let window = usize::try_from(options.rules.window).unwrap_or(usize::MAX);
     let publisher = copies_to.open(window).await?;
     // To come to its anchor, a resumed run holds all that lies before.
     let ahead = if anchor.is_some() { options.rules.watermark } else { 0 };
     let prefetch = u16::try_from(options.rules.prefetch.max(ahead)).unwrap_or(u16::MAX);
-    let subscription = ConsumerOptions { prefetch, reconnect: false, ..Default::default() };
+    let mut subscription = ConsumerOptions { prefetch, reconnect: false, ..Default::default() };
+    if let Some(reach) = &reach {
+        subscription.prefetch = stream::PREFETCH;
+        let start = reach.start.map_or_else(
+            || FieldValue::from("first"),
+            |offset| FieldValue::Int64(i64::try_from(offset).unwrap_or(i64::MAX)),
+        );
+        subscription.arguments.insert("x-stream-offset", start);
+    }
     let consumer = broker.consumer(queue, subscription).await?;
     let sender = Sender {
         run: options.run.clone(),
@@ -210,7 +238,8 @@ pub async fn run(
         options,
         vhost: broker.identity().vhost.to_string(),
         sender,
-        machine: Machine::new(options.rules, next),
+        machine: Machine::new(rules, next),
+        reading: reach.map(Reading::new),
         consumer,
         publisher,
         consumer_is_gone: false,
@@ -236,6 +265,8 @@ pub async fn run(
             failure: None,
             lives_at_risk: false,
             stalled: false,
+            held_too_long: false,
+            gone: 0,
             order_kept: true,
             left: None,
         },
@@ -244,19 +275,42 @@ pub async fn run(
         run.meet_again(&anchor, wants, stop).await;
     }
     run.report.ended = run.go(wants, stop, progress).await;
-    let Run {
-        mut consumer, publisher, machine, mut report, delivered, mut last_redelivered, ..
-    } = run;
+    let Run { consumer, publisher, machine, mut report, delivered, last_redelivered, .. } = run;
     report.counts = machine.counts();
     // Every outcome is known; a way out that does not close well changes nothing.
     let _ = publisher.close().await;
+    if options.stream.is_some() {
+        // Nothing of it goes back to anywhere.
+        let _ = consumer.close().await;
+    } else {
+        put_back(broker, options, consumer, &mut report, delivered, last_redelivered).await;
+    }
+    report.left = broker.depth(queue).await.ok().flatten().map(|depth| depth.ready);
+    let all = report.ended <= End::First || report.ended == End::Dry && !report.stalled;
+    let all = all && report.failure.is_none();
+    let refused = report.counts.returned + report.counts.nacked;
+    let phase = if all && refused == 0 { Phase::Done } else { Phase::Stopped };
+    journal.end(&options.run, phase, why(report.ended), clock.now()).await?;
+    let _ = lock.release().await;
+    Ok(report)
+}
+
+/// Lets go of what is held, so that it is back at its places.
+async fn put_back(
+    broker: &dyn Broker,
+    options: &ReplayOptions,
+    mut consumer: Box<dyn Consumer>,
+    report: &mut ReplayReport,
+    delivered: u64,
+    mut last_redelivered: bool,
+) {
     let mut held = delivered.saturating_sub(report.counts.acked);
     while let Some(delivery) = consumer.ready() {
         held += 1;
         last_redelivered = delivery.redelivered;
     }
     let left = options.rules.watermark.saturating_sub(report.counts.acked);
-    let mut hold = Hold::new(broker, queue, options.poll);
+    let mut hold = Hold::new(broker, &options.queue, options.poll);
     hold.adopt(consumer, held);
     // On a quorum queue what comes back joins the end of the line of all that came back before: the whole
     // of that line has to be held, or its head changes.
@@ -270,14 +324,6 @@ pub async fn run(
             report.failure.get_or_insert_with(|| error.to_string());
         }
     }
-    report.left = broker.depth(queue).await.ok().flatten().map(|depth| depth.ready);
-    let all = report.ended <= End::First || report.ended == End::Dry && !report.stalled;
-    let all = all && report.failure.is_none();
-    let refused = report.counts.returned + report.counts.nacked;
-    let phase = if all && refused == 0 { Phase::Done } else { Phase::Stopped };
-    journal.end(&options.run, phase, why(report.ended), clock.now()).await?;
-    let _ = lock.release().await;
-    Ok(report)
 }
 
 /// Why a run ended, as a word for the journal.
@@ -295,6 +341,31 @@ pub fn why(end: End) -> &'static str {
     }
 }
 
+/// What a run knows of the stream that it reads.
+struct Reading {
+    reach: Reach,
+    /// The offset that comes next, once one has come.
+    next: Option<u64>,
+    /// Letters that are not in the journal yet.
+    unwritten: usize,
+    /// Deliveries taken since the broker was asked for more, and the last of them.
+    uncredited: (u16, Option<DeliveryTag>),
+    /// The offsets of letters that are to be written.
+    offsets: HashMap<Position, u64>,
+}
+
+impl Reading {
+    fn new(reach: Reach) -> Reading {
+        Reading {
+            reach,
+            next: reach.start,
+            unwritten: 0,
+            uncredited: (0, None),
+            offsets: HashMap::new(),
+        }
+    }
+}
+
 struct Letter {
     delivery: Delivery,
     key: LetterId,
@@ -309,6 +380,7 @@ struct Run<'a> {
     vhost: String,
     sender: Sender,
     machine: Machine,
+    reading: Option<Reading>,
     consumer: Box<dyn Consumer>,
     publisher: Box<dyn Publisher>,
     consumer_is_gone: bool,
@@ -406,7 +478,8 @@ impl Run<'_> {
                 self.letters.remove(&position);
             }
             Effect::Settle(tag, how, _) => {
-                if self.consumer_is_gone {
+                // A stream keeps it; there an ack asks for more, and that is asked for otherwise.
+                if self.consumer_is_gone || self.reading.is_some() {
                     return;
                 }
                 match self.consumer.settle(tag, how).await {
@@ -417,6 +490,7 @@ impl Run<'_> {
             }
             Effect::Flush => {
                 if !self.consumer_is_gone
+                    && self.reading.is_none()
                     && let Err(error) = self.consumer.flush().await
                 {
                     self.lose_consumer(Some(&error));
@@ -444,10 +518,13 @@ impl Run<'_> {
         let detailed = entries
             .into_iter()
             .map(|entry| {
-                let detail = match &entry {
-                    Entry::New(position, ..) => self.detail(*position),
-                    Entry::Now(..) => Detail::default(),
-                };
+                let mut detail = Detail::default();
+                if let Entry::New(position, ..) = &entry {
+                    detail = self.detail(*position);
+                    if let Some(reading) = &mut self.reading {
+                        detail.place = reading.offsets.remove(position);
+                    }
+                }
                 (entry, detail)
             })
             .collect();
@@ -465,7 +542,8 @@ impl Run<'_> {
                 format!("exchange {exchange} key {key}")
             }
         });
-        Detail { message_id: letter.delivery.message.properties.message_id.clone(), target }
+        let message_id = letter.delivery.message.properties.message_id.clone();
+        Detail { message_id, target, place: None }
     }
 
     async fn publish(&mut self, position: Position, way: Way, stop: &Stop) {
@@ -527,6 +605,77 @@ impl Run<'_> {
         self.machine.on(Event::Outcome(position, fate));
     }
 
+    /// Takes in a letter.
+    fn take(&mut self, delivery: Delivery, wants: &mut Wants<'_>) {
+        let Some(reading) = &mut self.reading else { return self.see(delivery, None, wants) };
+        reading.uncredited = (reading.uncredited.0 + 1, Some(delivery.tag));
+        let Some(offset) = stream_offset(&delivery) else {
+            self.fail(&"a letter came from the stream without its offset");
+            self.machine.on(Event::Stop);
+            return;
+        };
+        let Reach { start, end, known, .. } = reading.reach;
+        // A broker may hand out the whole chunk in which the offset lies.
+        if start.is_some_and(|start| offset < start) {
+            return;
+        }
+        if offset >= end {
+            self.machine.on(Event::Dry);
+            return;
+        }
+        if let Some(next) = reading.next {
+            self.report.gone += offset.saturating_sub(next);
+        }
+        reading.next = Some(offset + 1);
+        let mut found = None;
+        if known.is_some_and(|last| offset <= last) {
+            match self.journal.at_offset(&self.options.run, offset) {
+                Ok(row) => found = row,
+                Err(error) => {
+                    self.fail(&error);
+                    self.machine.on(Event::Stop);
+                    return;
+                }
+            }
+        }
+        let known = found
+            .map(|(position, state)| Known { position, confirmed: !is_certainly_there(state) });
+        match known {
+            Some(_) => self.report.recalled += 1,
+            None => {
+                reading.offsets.insert(self.machine.next(), offset);
+            }
+        }
+        reading.unwritten += 1;
+        self.see(delivery, known, wants);
+        if offset + 1 >= end {
+            self.machine.on(Event::Dry);
+        }
+    }
+
+    /// Whether another letter may be taken.
+    fn takes(&self) -> bool {
+        let room = self.reading.as_ref().is_none_or(|reading| {
+            let most = usize::from(stream::PREFETCH)
+                + usize::try_from(self.options.rules.intents()).unwrap_or(usize::MAX);
+            self.letters.len() + reading.unwritten < most
+        });
+        room && self.machine.takes() && !self.consumer_is_gone
+    }
+
+    /// Asks a stream for more once half of what may be here was taken.
+    async fn give_credit(&mut self) {
+        let Some(reading) = &mut self.reading else { return };
+        if reading.uncredited.0 < stream::PREFETCH / 2 || self.consumer_is_gone {
+            return;
+        }
+        if let (_, Some(tag)) = std::mem::take(&mut reading.uncredited)
+            && let Err(error) = self.consumer.settle(tag, Settlement::AckUpTo).await
+        {
+            self.lose_consumer(Some(&error));
+        }
+    }
+
     fn see(&mut self, delivery: Delivery, known: Option<Known>, wants: &mut Wants<'_>) {
         self.quiet_since = Instant::now();
         self.empty_looks = 0;
@@ -577,10 +726,17 @@ impl Run<'_> {
             Stop,
             Quiet,
         }
-        if self.take_ready(wants) {
+        if self.options.longest.is_some_and(|longest| self.began.elapsed() >= longest)
+            && !std::mem::replace(&mut self.report.held_too_long, true)
+        {
+            self.machine.on(Event::Stop);
             return;
         }
-        let takes = self.machine.takes() && !self.consumer_is_gone;
+        if self.take_ready(wants) {
+            self.give_credit().await;
+            return;
+        }
+        let takes = self.takes();
         let busy = self.publisher.in_flight() > 0;
         let writing = &mut self.writing;
         let came = tokio::select! {
@@ -608,12 +764,17 @@ impl Run<'_> {
             () = tokio::time::sleep(self.options.poll) => Came::Quiet,
         };
         match came {
-            Came::Delivery(delivery) => self.see(delivery, None, wants),
+            Came::Delivery(delivery) => self.take(delivery, wants),
             Came::Outcome(ticket, outcome) => self.outcome(ticket, outcome),
             Came::Written(result) => {
                 self.writing = None;
                 match result {
-                    Ok(()) => self.machine.on(Event::Written),
+                    Ok(()) => {
+                        if let Some(reading) = &mut self.reading {
+                            reading.unwritten = 0;
+                        }
+                        self.machine.on(Event::Written);
+                    }
                     Err(error) => {
                         self.fail(&error);
                         self.machine.on(Event::WriteFailed);
@@ -628,6 +789,7 @@ impl Run<'_> {
             Came::Quiet => self.quiet().await,
         }
         self.take_ready(wants);
+        self.give_credit().await;
     }
 
     /// Takes in what is here without waiting; whether there was anything.
@@ -638,11 +800,11 @@ impl Run<'_> {
             any = true;
         }
         for _ in 0..AT_ONCE {
-            if !self.machine.takes() || self.consumer_is_gone {
+            if !self.takes() {
                 break;
             }
             let Some(delivery) = self.consumer.ready() else { break };
-            self.see(delivery, None, wants);
+            self.take(delivery, wants);
             any = true;
         }
         any
@@ -650,6 +812,14 @@ impl Run<'_> {
 
     async fn quiet(&mut self) {
         if !self.machine.takes() || !self.machine.is_idle() {
+            return;
+        }
+        if self.reading.is_some() {
+            // What it had at the beginning has not all come.
+            if self.quiet_since.elapsed() >= self.options.patience {
+                self.report.stalled = true;
+                self.machine.on(Event::Dry);
+            }
             return;
         }
         let ready = match self.broker.depth(&self.options.queue).await {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use crate::delivery::pace::Pace;
 
 use super::address::Target;
 use super::machine::Order;
-use super::plan::{Request, WINDOW};
+use super::plan::{MOST_HELD, Request, WINDOW};
 
 /// What becomes of the letters that are meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +133,21 @@ pub struct RunSpec {
     /// The fewest lives that a letter which goes back may have.
     #[serde(default = "min_lives")]
     pub min_lives: u64,
+    /// Look only at so many letters from the head.
+    #[serde(default)]
+    pub within: Option<u64>,
+    /// Begin at this offset of a stream.
+    #[serde(default)]
+    pub from: Option<u64>,
+    /// Hold letters that stay for so long at most, in milliseconds.
+    #[serde(default)]
+    pub max_hold_ms: Option<u64>,
+    /// Hold so many letters at most.
+    #[serde(default = "most_held")]
+    pub most_held: u64,
+    /// Put letters that stay into a queue of their own meanwhile, instead of holding them.
+    #[serde(default)]
+    pub staged: bool,
 }
 
 fn max_replays() -> u64 {
@@ -144,6 +160,10 @@ fn window() -> u64 {
 
 fn min_lives() -> u64 {
     3
+}
+
+fn most_held() -> u64 {
+    MOST_HELD
 }
 
 impl Default for RunSpec {
@@ -164,6 +184,11 @@ impl Default for RunSpec {
             allow_expiry: false,
             allow_loss: false,
             min_lives: min_lives(),
+            within: None,
+            from: None,
+            max_hold_ms: None,
+            most_held: most_held(),
+            staged: false,
         }
     }
 }
@@ -265,6 +290,11 @@ impl RunSpec {
             min_lives: self.min_lives,
             allow_expiry: self.allow_expiry,
             allow_loss: self.allow_loss,
+            within: self.within,
+            from: self.from,
+            max_hold: self.max_hold_ms.map(Duration::from_millis),
+            most_held: self.most_held,
+            staged: self.staged,
         }
     }
 }
