@@ -497,7 +497,7 @@ mod tests {
     #[test]
     fn what_stays_is_held_no_longer_than_is_safe() {
         let some = Request { selects: true, allow_expiry: true, ..request() };
-        let minutes = |minutes| Duration::from_secs(minutes * 60);
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         let rabbit = Facts { takes_back: true, ready: 9, ..facts() };
         for (facts, request, longest) in [
             (rabbit.clone(), some, Some(minutes(14))),
