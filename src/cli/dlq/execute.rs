@@ -11,10 +11,11 @@ use crate::deadletter::replay::preflight::{self, Noun, PreflightError};
 use crate::deadletter::replay::run::{
     Begin, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker, run as replay,
 };
-use crate::deadletter::replay::spec::RunSpec;
+use crate::deadletter::replay::spec::{OrderSpec, RunSpec};
+use crate::deadletter::replay::stage::staged;
 use crate::deadletter::replay::store::{Journal, Phase, StoredRun};
 use crate::deadletter::replay::stream::FromStream;
-use crate::deadletter::{LetterId, Selector};
+use crate::deadletter::{Lanes, LetterId, Selector};
 use crate::delivery::consume::{ConsumeOptions, Lives};
 
 use crate::cli::connect::Connector;
@@ -92,6 +93,8 @@ impl From<ReplayError> for CliError {
             ReplayError::Lock(error) => error.into(),
             ReplayError::Broker(error) => error.into(),
             ReplayError::Journal(error) => error.into(),
+            error @ ReplayError::Rest { .. } => CliError::failed(format!("cannot replay: {error}"))
+                .hint("no letter was moved; a policy for that queue alone, or a shorter --run, helps"),
         }
     }
 }
@@ -291,6 +294,15 @@ async fn carry_out(
             let message = format!("there is a run `{run}` already");
             return Err(CliError::usage(message).object(&run));
         }
+        if let Some(other) = journal.apart(&stored.broker, &vhost, &stored.queue)? {
+            let message = format!(
+                "cannot {} queue `{queue}`: run `{other}` has letters of it elsewhere",
+                spec.verb.as_str()
+            );
+            return Err(CliError::failed(message)
+                .object(queue.as_str())
+                .hint(format!("`nexusctl dlq resume {other}` brings them back")));
+        }
         stored.vhost.clone_from(&vhost);
         Begin::New(Box::new(stored))
     } else {
@@ -301,6 +313,12 @@ async fn carry_out(
         queue: queue.clone(),
         target: spec.target()?,
         park: spec.park.clone(),
+        rest: None,
+        home: None,
+        lanes: match &spec.order {
+            OrderSpec::Key(key) => Some(Lanes::new(key, &vhost, &queue)?),
+            OrderSpec::Queue | OrderSpec::None | OrderSpec::Strict => None,
+        },
         rules: plan.rules,
         is_quorum: facts.queue_type == Some(QueueType::Quorum),
         looks: plan.looks,
@@ -330,7 +348,12 @@ async fn carry_out(
         clock: &clock,
         stop: session.stop.job(),
     };
-    let report = replay(&scene, begin, &options, &mut wants, &mut progress).await?;
+    let report = match (plan.mode, facts.queue_type) {
+        (Mode::Staged, Some(kind)) => {
+            staged(&scene, begin, &options, kind, &mut wants, &mut progress).await?
+        }
+        _ => replay(&scene, begin, &options, &mut wants, &mut progress).await?,
+    };
     let _ = broker.close().await;
     Ok(report)
 }

@@ -70,7 +70,8 @@ pub(super) struct ReachArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct PaceArgs {
     /// What a letter that cannot go means for those behind it: `queue` stops at it, `none` goes on past
-    /// it, `strict` stops and sends no letter before the one ahead of it is confirmed
+    /// it, `strict` stops and sends no letter before the one ahead of it is confirmed, `key:CEL` keeps the
+    /// strict order among letters with the same value and goes on with the others
     #[arg(long, value_name = "ORDER", default_value = "queue")]
     order: OrderSpec,
     /// So many letters unconfirmed at once: the most that one kill can double
@@ -158,6 +159,9 @@ impl From<SpecError> for CliError {
                 "`nexusctl dlq letters` takes it; hand what it prints with `-o json` on to \
                  `--selection -`",
             ),
+            SpecError::Order(_) => {
+                shown.hint("write for example `key:headers.order` or `key:body.customer`")
+            }
             SpecError::Exchange(_) | SpecError::Circular(_) | SpecError::Rate(_) => shown,
         }
     }

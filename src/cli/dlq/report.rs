@@ -45,6 +45,15 @@ pub struct ReplayView {
     filter_errors: u64,
     /// Left: replayed too often.
     worn_out: u64,
+    /// Left: behind one that could not go.
+    behind: u64,
+    /// Letters put into the queue in which they wait while others are sent, in all attempts.
+    rested: u64,
+    /// Of these, those that are back where they were.
+    brought_back: u64,
+    /// How far a run is that puts letters elsewhere: `select`, `newcomers`, `back` or `whole`; null for
+    /// others.
+    stage: Option<&'static str>,
     /// Left: no queue took the copy.
     returned: u64,
     /// Left: the broker refused the copy.
@@ -93,6 +102,9 @@ impl View for ReplayView {
             (self.not_wanted - self.nowhere.min(self.not_wanted), "left: not selected"),
             (self.nowhere, "left: nothing tells where else it belongs"),
             (self.worn_out, "left: replayed too often"),
+            (self.behind, "left: behind one that could not go"),
+            (self.rested, "put aside meanwhile, so that the others could be reached"),
+            (self.brought_back, "brought back from there"),
             (self.returned, "left: returned, no queue took the copy"),
             (self.nacked, "left: the copy was refused"),
             (self.not_sent, "left: not sent any more"),
@@ -147,6 +159,10 @@ pub(super) fn view_of(
         nowhere: 0,
         filter_errors: 0,
         worn_out: 0,
+        behind: 0,
+        rested: 0,
+        brought_back: 0,
+        stage: None,
         returned: 0,
         nacked: 0,
         not_sent: 0,
@@ -170,6 +186,12 @@ impl ReplayView {
         self.nowhere = report.nowhere;
         self.filter_errors = report.filter_errors;
         self.worn_out = counts.worn_out;
+        self.behind = counts.behind;
+        if let Some(staged) = &report.staged {
+            self.rested = staged.rested;
+            self.brought_back = staged.brought_back;
+            self.stage = Some(staged.stage.as_str());
+        }
         self.returned = counts.returned;
         self.nacked = counts.nacked;
         self.not_sent = counts.not_sent;

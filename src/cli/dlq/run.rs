@@ -88,6 +88,10 @@ pub struct ReplayRunView {
     returned: u64,
     /// Letters whose copy was refused.
     nacked: u64,
+    /// Letters put into the queue in which they wait while others are sent.
+    rested: u64,
+    /// Of these, those that are back where they were.
+    brought_back: u64,
     /// Letters whose last copy may have arrived or not.
     unknown: u64,
     /// Letters that may have come twice.
@@ -95,7 +99,13 @@ pub struct ReplayRunView {
 }
 
 impl ReplayRunView {
-    fn new(run: RunRow, why: Option<String>, tally: Tally, doubts: Vec<Item>) -> Self {
+    fn new(
+        run: RunRow,
+        why: Option<String>,
+        tally: Tally,
+        moved: (u64, u64),
+        doubts: Vec<Item>,
+    ) -> Self {
         let in_doubt = doubts.into_iter().map(|item| Doubt {
             id: item.key.to_string(),
             message_id: item.message_id,
@@ -112,6 +122,8 @@ impl ReplayRunView {
             held: tally.held,
             returned: tally.returned,
             nacked: tally.nacked,
+            rested: moved.0,
+            brought_back: moved.1,
             unknown: tally.intent,
             in_doubt: in_doubt.collect(),
         }
@@ -142,6 +154,8 @@ impl View for ReplayRunView {
             (self.held, "left"),
             (self.returned, "returned: no queue took the copy"),
             (self.nacked, "refused"),
+            (self.rested, "put aside meanwhile, so that the others could be reached"),
+            (self.brought_back, "brought back from there"),
             (self.unknown, "in doubt: the copy may have arrived"),
         ] {
             if number > 0 {
@@ -176,8 +190,16 @@ pub(super) fn show(id: &str, session: &mut Session) -> Result<ExitStatus, CliErr
     let settings = session.settings()?;
     let view = session.drive(async {
         let (journal, stored) = find(id, &settings).await?;
-        let (tally, doubts) = (journal.tally(id)?, journal.in_doubt(id)?);
-        Ok(ReplayRunView::new(RunRow::from(&stored), stored.why.clone(), tally, doubts))
+        let (mut tally, mut doubts) = (journal.tally(id)?, journal.in_doubt(id)?);
+        let mut moved = (tally.rested + tally.turned, 0);
+        for part in journal.parts(id)? {
+            let of_part = journal.tally(&part)?;
+            moved.0 += of_part.rested;
+            moved.1 += of_part.confirmed + of_part.skipped;
+            tally.intent += of_part.intent;
+            doubts.extend(journal.in_doubt(&part)?);
+        }
+        Ok(ReplayRunView::new(RunRow::from(&stored), stored.why.clone(), tally, moved, doubts))
     })?;
     session.ui.report(&view)?;
     Ok(ExitStatus::Done)

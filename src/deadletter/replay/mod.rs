@@ -15,6 +15,7 @@ pub mod recall;
 pub mod rest;
 pub mod run;
 pub mod spec;
+pub mod stage;
 pub mod store;
 pub mod stream;
 

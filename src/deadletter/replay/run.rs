@@ -17,6 +17,7 @@ use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, Delivery, DeliveryTag, LockError, LockHolder,
     Outcome, Publisher, PublisherOptions, Settled, Settlement, Ticket,
 };
+use crate::deadletter::Lanes;
 use crate::deadletter::letter::LetterId;
 use crate::delivery::consume::Lives;
 use crate::delivery::pace::Pace;
@@ -30,6 +31,8 @@ use super::machine::{
     Counts, Effect, End, Entry, Event, Fate, Known, Machine, Position, Rules, Seen, Way,
 };
 use super::recall::{is_certainly_there, recall};
+use super::rest;
+use super::stage::Staged;
 use super::store::{Detail, Journal, Phase, StoredRun};
 use super::stream::{self, FromStream, Reach};
 
@@ -48,6 +51,12 @@ pub struct ReplayOptions {
     pub target: Target,
     /// Where those are put aside that were replayed too often.
     pub park: Option<QueueName>,
+    /// Where letters wait that stay, when there is such a queue.
+    pub rest: Option<QueueName>,
+    /// Where the letters of `queue` lay before, and lie again afterwards, as they did.
+    pub home: Option<QueueName>,
+    /// Which letters must not overtake which, where the order goes by a key.
+    pub lanes: Option<Lanes>,
     /// The rules.
     pub rules: Rules,
     /// Whether it is a quorum queue, where what comes back waits in a line of its own.
@@ -105,6 +114,37 @@ pub struct ReplayReport {
     pub order_kept: bool,
     /// Letters that wait afterwards; `None` when the broker could not be asked.
     pub left: Option<u64>,
+    /// What became of letters that wait elsewhere meanwhile.
+    pub staged: Option<Staged>,
+}
+
+impl Default for ReplayReport {
+    fn default() -> Self {
+        ReplayReport {
+            ended: End::All,
+            counts: Counts::default(),
+            recalled: 0,
+            nowhere: 0,
+            filter_errors: 0,
+            first_filter_error: None,
+            refusal: None,
+            failure: None,
+            lives_at_risk: false,
+            stalled: false,
+            held_too_long: false,
+            gone: 0,
+            order_kept: true,
+            left: None,
+            staged: None,
+        }
+    }
+}
+
+impl ReplayOptions {
+    /// The queue by which the letters are named.
+    fn home(&self) -> &QueueName {
+        self.home.as_ref().unwrap_or(&self.queue)
+    }
 }
 
 /// Why nothing was begun.
@@ -119,6 +159,14 @@ pub enum ReplayError {
     /// The journal failed.
     #[error(transparent)]
     Journal(#[from] StorageError),
+    /// The queue in which letters are to wait is not safe for them.
+    #[error("letters cannot wait in queue `{queue}`: {why}")]
+    Rest {
+        /// Its name.
+        queue: String,
+        /// Why not.
+        why: String,
+    },
 }
 
 /// The name of the lock on a queue.
@@ -254,22 +302,7 @@ pub async fn run(
         quiet_since: Instant::now(),
         empty_looks: 0,
         clock,
-        report: ReplayReport {
-            ended: End::All,
-            counts: Counts::default(),
-            recalled: 0,
-            nowhere: 0,
-            filter_errors: 0,
-            first_filter_error: None,
-            refusal: None,
-            failure: None,
-            lives_at_risk: false,
-            stalled: false,
-            held_too_long: false,
-            gone: 0,
-            order_kept: true,
-            left: None,
-        },
+        report: ReplayReport::default(),
     };
     if let Some(anchor) = anchor {
         run.meet_again(&anchor, wants, stop).await;
@@ -425,7 +458,7 @@ impl Run<'_> {
                 Err(_) => break,
             };
             bytes += delivery.message.body.len();
-            head.push(LetterId::of(&self.vhost, &self.options.queue, &delivery.message));
+            head.push(LetterId::of(&self.vhost, self.options.home(), &delivery.message));
             taken.push(delivery);
         }
         let (journal, run) = (self.journal, &self.options.run);
@@ -681,7 +714,7 @@ impl Run<'_> {
         self.empty_looks = 0;
         self.delivered += 1;
         self.last_redelivered = delivery.redelivered;
-        let key = LetterId::of(&self.vhost, &self.options.queue, &delivery.message);
+        let key = LetterId::of(&self.vhost, self.options.home(), &delivery.message);
         let headers = delivery.message.properties.headers.as_ref();
         let is_echo = headers.and_then(|headers| headers.get(RUN)).and_then(FieldValue::as_text)
             == Some(self.options.run.as_str());

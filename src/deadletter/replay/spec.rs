@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
-use crate::deadletter::Selection;
+use crate::deadletter::{Lanes, Selection};
 use crate::delivery::pace::Pace;
 
 use super::address::Target;
@@ -45,15 +45,18 @@ pub enum OrderSpec {
     None,
     /// Stop, and send no letter before the one ahead of it is confirmed.
     Strict,
+    /// The same among letters for which this CEL expression has the same value; others go on.
+    Key(String),
 }
 
 impl fmt::Display for OrderSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            OrderSpec::Queue => "queue",
-            OrderSpec::None => "none",
-            OrderSpec::Strict => "strict",
-        })
+        match self {
+            OrderSpec::Queue => f.write_str("queue"),
+            OrderSpec::None => f.write_str("none"),
+            OrderSpec::Strict => f.write_str("strict"),
+            OrderSpec::Key(key) => write!(f, "key:{key}"),
+        }
     }
 }
 
@@ -71,7 +74,13 @@ impl FromStr for OrderSpec {
             "queue" => Ok(OrderSpec::Queue),
             "none" => Ok(OrderSpec::None),
             "strict" => Ok(OrderSpec::Strict),
-            _ => Err(format!("`{text}` is no order; write queue, none or strict")),
+            _ => match text.strip_prefix("key:") {
+                Some(key) if !key.trim().is_empty() => Ok(OrderSpec::Key(key.to_owned())),
+                _ => Err(format!(
+                    "`{text}` is no order; write queue, none, strict or key:CEL, such as \
+                     key:headers.order"
+                )),
+            },
         }
     }
 }
@@ -196,6 +205,9 @@ impl Default for RunSpec {
 /// Why a run cannot be what it is asked to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
+    /// The key by which order is kept cannot be read.
+    #[error("--order: {0}")]
+    Order(String),
     /// The place to send to is written wrongly.
     #[error("--to-exchange: {0}")]
     Exchange(String),
@@ -249,6 +261,9 @@ impl RunSpec {
         {
             return Err(SpecError::Rate(rate.to_string()));
         }
+        if let OrderSpec::Key(key) = &self.order {
+            Lanes::new(key, "", queue).map_err(|error| SpecError::Order(error.to_string()))?;
+        }
         if self.selection.last.is_some() {
             return Err(SpecError::Last);
         }
@@ -283,6 +298,7 @@ impl RunSpec {
                 OrderSpec::Queue => Order::Queue,
                 OrderSpec::None => Order::None,
                 OrderSpec::Strict => Order::Strict,
+                OrderSpec::Key(_) => Order::Key,
             },
             max_replays: self.max_replays,
             parks: self.park.is_some(),
@@ -307,7 +323,7 @@ mod tests {
     fn a_spec_is_read_back_as_it_was_written() {
         let spec = RunSpec {
             to: Some(QueueName::new("repaired").unwrap()),
-            order: OrderSpec::Strict,
+            order: OrderSpec::Key("headers.order".to_owned()),
             rate: Some(2.5),
             ..RunSpec::default()
         };
@@ -328,6 +344,14 @@ mod tests {
             (RunSpec { to: Some(queue.clone()), ..RunSpec::default() }, "both where"),
             (RunSpec { park: Some(queue.clone()), ..RunSpec::default() }, "both where"),
             (RunSpec { rate: Some(0.0), ..RunSpec::default() }, "no rate"),
+            (
+                RunSpec { order: OrderSpec::Key("headers.".to_owned()), ..RunSpec::default() },
+                "--order",
+            ),
+            (
+                RunSpec { order: OrderSpec::Key("nothing".to_owned()), ..RunSpec::default() },
+                "nothing",
+            ),
             (RunSpec { selection: selection("abcd"), ..RunSpec::default() }, "beginning"),
             (
                 RunSpec {

@@ -407,13 +407,29 @@ impl Journal {
         &self,
         id: &str,
         stage: Stage,
-        why: Option<&'static str>,
+        why: Option<String>,
     ) -> Result<(), StorageError> {
         let id = id.to_owned();
         self.write(move |connection| {
             connection.execute(
                 "UPDATE replay_run SET stage = ?2, why = coalesce(?3, why) WHERE id = ?1",
                 (id, stage.number(), why),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes that a run is done and has no letter elsewhere any more.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub async fn whole(&self, id: &str, why: &str, now: Timestamp) -> Result<(), StorageError> {
+        let (id, why) = (id.to_owned(), why.to_owned());
+        self.write(move |connection| {
+            connection.execute(
+                "UPDATE replay_run SET phase = ?2, stage = ?3, why = ?4, ended = ?5 WHERE id = ?1",
+                (id, Phase::Done.number(), Stage::Whole.number(), why, now.unix_ms()),
             )?;
             Ok(())
         })
