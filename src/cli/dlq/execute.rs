@@ -94,7 +94,9 @@ impl From<ReplayError> for CliError {
             ReplayError::Broker(error) => error.into(),
             ReplayError::Journal(error) => error.into(),
             error @ ReplayError::Rest { .. } => CliError::failed(format!("cannot replay: {error}"))
-                .hint("no letter was moved; a policy for that queue alone, or a shorter --run, helps"),
+                .hint(
+                    "no letter was moved; a policy for that queue alone, or a shorter --run, helps",
+                ),
         }
     }
 }

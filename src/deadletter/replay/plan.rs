@@ -112,6 +112,8 @@ pub struct Request {
     pub most_held: u64,
     /// Put letters that stay into a queue of their own meanwhile.
     pub staged: bool,
+    /// Whether letters stay when their copies are confirmed.
+    pub keeps: bool,
 }
 
 /// Something in the way.
@@ -170,6 +172,8 @@ pub fn plan(facts: &Facts, request: &Request) -> Plan {
     let window = if request.order == Order::Strict { 1 } else { request.window.max(1) };
     let mode = if facts.queue_type == Some(QueueType::Stream) {
         Mode::Stream
+    } else if request.keeps {
+        Mode::Hold
     } else if !request.selects {
         Mode::Drain
     } else if request.staged {
@@ -187,14 +191,17 @@ pub fn plan(facts: &Facts, request: &Request) -> Plan {
             Mode::Drain | Mode::Hold | Mode::Staged => ready,
         },
         first: request.first,
+        is_resumed: false,
         order: request.order,
         max_replays: request.max_replays,
         parks: request.parks,
+        keeps: request.keeps,
+        rests: mode == Mode::Staged,
+        is_diverted: false,
+        passes: mode == Mode::Stream,
     };
     let prefetch = match mode {
-        Mode::Drain => rules.intents(),
-        // Some room for what cannot go.
-        Mode::Staged => rules.intents() + request.most_held.min(ready),
+        Mode::Drain | Mode::Staged => rules.intents(),
         Mode::Hold => ready.min(request.most_held) + rules.intents(),
         Mode::Stream => u64::MAX,
     };
@@ -217,8 +224,10 @@ pub fn plan(facts: &Facts, request: &Request) -> Plan {
                 .to_owned(),
         );
     }
-    // Only where looking costs no lives, nobody takes letters meanwhile, and the order is that of arrival.
-    let looks = facts.queue_type == Some(QueueType::Classic)
+    // Only where looking costs no lives that would not be used anyway, nobody takes letters meanwhile, and
+    // the order is that of arrival.
+    let looks = (facts.queue_type == Some(QueueType::Classic) || request.keeps)
+        && mode != Mode::Stream
         && facts.consumers == 0
         && !facts.has_priorities;
     let longest = (mode == Mode::Hold).then(|| longest_hold(facts, request)).flatten();
@@ -419,6 +428,7 @@ mod tests {
             max_hold: None,
             most_held: MOST_HELD,
             staged: false,
+            keeps: false,
         }
     }
 

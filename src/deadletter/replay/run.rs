@@ -15,7 +15,7 @@ use crate::base::time::{Clock, Timestamp};
 use crate::broker::carry::stream_offset;
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, Delivery, DeliveryTag, LockError, LockHolder,
-    Outcome, Publisher, PublisherOptions, Settled, Settlement, Ticket,
+    Outcome, Publish, Publisher, PublisherOptions, Settled, Settlement, Ticket,
 };
 use crate::deadletter::Lanes;
 use crate::deadletter::letter::LetterId;
@@ -28,9 +28,10 @@ use crate::storage::StorageError;
 
 use super::address::{RUN, Sender, Target, replays};
 use super::machine::{
-    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Position, Rules, Seen, Way,
+    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Order, Position, Rules, Seen, State,
+    Way,
 };
-use super::recall::{is_certainly_there, recall};
+use super::recall::{is_gone, recall};
 use super::rest;
 use super::stage::Staged;
 use super::store::{Detail, Journal, Phase, StoredRun};
@@ -233,20 +234,35 @@ pub async fn run(
     wants: &mut Wants<'_>,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<ReplayReport, ReplayError> {
-    let Scene { broker, copies_to, journal, clock, stop } = *scene;
-    let queue = &options.queue;
-    let name = lock_name(broker.identity().vhost.as_str(), queue);
+    let Scene { broker, journal, clock, .. } = *scene;
+    let name = lock_name(broker.identity().vhost.as_str(), &options.queue);
     let lock = broker.lock(&name, &options.holder).await?;
-    let mut anchor = None;
+    let is_resumed = matches!(begin, Begin::Again);
     match begin {
         Begin::New(stored) => journal.begin(*stored).await?,
-        Begin::Again => {
-            if options.looks {
-                anchor = journal.anchor(&options.run)?;
-            }
-            journal.again(&options.run).await?;
-        }
+        Begin::Again => journal.again(&options.run).await?,
     }
+    let report = work(scene, is_resumed, options, wants, progress).await?;
+    let all = report.ended <= End::First || report.ended == End::Dry && !report.stalled;
+    let all = all && report.failure.is_none();
+    let refused = report.counts.returned + report.counts.nacked;
+    let phase = if all && refused == 0 { Phase::Done } else { Phase::Stopped };
+    journal.end(&options.run, phase, why(report.ended), clock.now()).await?;
+    let _ = lock.release().await;
+    Ok(report)
+}
+
+/// One attempt at a run that the journal knows, or at a part of one; whoever calls it has the lock.
+pub(super) async fn work(
+    scene: &Scene<'_>,
+    is_resumed: bool,
+    options: &ReplayOptions,
+    wants: &mut Wants<'_>,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<ReplayReport, ReplayError> {
+    let Scene { broker, copies_to, journal, clock, stop } = *scene;
+    let queue = &options.queue;
+    let anchor = if is_resumed && options.looks { journal.anchor(&options.run)? } else { None };
     let next = journal.next_position(&options.run)?;
     let mut rules = options.rules;
     let mut reach = None;
@@ -257,6 +273,13 @@ pub async fn run(
             rules.watermark = 0;
         }
         reach = Some(found);
+    }
+    if is_resumed {
+        let gone = journal.gone(&options.run)?;
+        rules.first = rules.first.map(|first| first.saturating_sub(gone));
+        rules.is_resumed = true;
+        rules.is_diverted =
+            rules.rests && rules.order != Order::None && journal.tally(&options.run)?.turned > 0;
     }
     let window = usize::try_from(options.rules.window).unwrap_or(usize::MAX);
     let publisher = copies_to.open(window).await?;
@@ -288,6 +311,7 @@ pub async fn run(
         sender,
         machine: Machine::new(rules, next),
         reading: reach.map(Reading::new),
+        counts_met: is_resumed && rules.first.is_some() && options.stream.is_none(),
         consumer,
         publisher,
         consumer_is_gone: false,
@@ -319,12 +343,6 @@ pub async fn run(
         put_back(broker, options, consumer, &mut report, delivered, last_redelivered).await;
     }
     report.left = broker.depth(queue).await.ok().flatten().map(|depth| depth.ready);
-    let all = report.ended <= End::First || report.ended == End::Dry && !report.stalled;
-    let all = all && report.failure.is_none();
-    let refused = report.counts.returned + report.counts.nacked;
-    let phase = if all && refused == 0 { Phase::Done } else { Phase::Stopped };
-    journal.end(&options.run, phase, why(report.ended), clock.now()).await?;
-    let _ = lock.release().await;
     Ok(report)
 }
 
@@ -424,6 +442,8 @@ struct Run<'a> {
     pace: Option<Pace>,
     began: Instant,
     told_to_stop: bool,
+    /// Whether it matters if a letter was met before.
+    counts_met: bool,
     delivered: u64,
     last_redelivered: bool,
     quiet_since: Instant,
@@ -552,8 +572,8 @@ impl Run<'_> {
             .into_iter()
             .map(|entry| {
                 let mut detail = Detail::default();
-                if let Entry::New(position, ..) = &entry {
-                    detail = self.detail(*position);
+                if let Entry::New(position, _, state) = &entry {
+                    detail = self.detail(*position, *state);
                     if let Some(reading) = &mut self.reading {
                         detail.place = reading.offsets.remove(position);
                     }
@@ -566,34 +586,49 @@ impl Run<'_> {
         self.writing = Some(tokio::spawn(async move { journal.note(&run, detailed, now).await }));
     }
 
-    fn detail(&self, position: Position) -> Detail {
+    fn detail(&self, position: Position, state: State) -> Detail {
         let Some(letter) = self.letters.get(&position) else { return Detail::default() };
-        let target = self.sender.address(&letter.delivery).ok().map(|(exchange, key)| {
-            if exchange.as_str().is_empty() {
+        let to_queue = match state {
+            State::Intent(Way::Rest) => self.options.rest.as_ref(),
+            State::Intent(Way::Parked) => self.options.park.as_ref(),
+            _ => self.options.home.as_ref(),
+        };
+        let address = || {
+            let (exchange, key) = self.sender.address(&letter.delivery).ok()?;
+            Some(if exchange.as_str().is_empty() {
                 format!("queue {key}")
             } else {
                 format!("exchange {exchange} key {key}")
-            }
-        });
+            })
+        };
+        let target = to_queue.map(|queue| format!("queue {queue}")).or_else(address);
         let message_id = letter.delivery.message.properties.message_id.clone();
         Detail { message_id, target, place: None }
     }
 
+    /// What is published for a letter.
+    fn made(&self, position: Position, way: Way) -> Option<Publish> {
+        let ReplayOptions { rest, park, home, login, .. } = self.options;
+        let Letter { delivery, key } = self.letters.get(&position)?;
+        match way {
+            Way::Rest => rest.as_ref().map(|rest| rest::away(delivery, rest)),
+            Way::Parked => park.as_ref().map(|park| self.sender.parked(delivery, key, park)),
+            Way::Target => match home {
+                Some(home) => Some(rest::back(delivery, home, login.as_deref())),
+                None => self.sender.letter(delivery, key).ok(),
+            },
+        }
+    }
+
     async fn publish(&mut self, position: Position, way: Way, stop: &Stop) {
-        let Some(letter) = self.letters.remove(&position) else {
+        let Some(publish) = self.made(position, way) else {
             self.machine.on(Event::Outcome(position, Fate::NotSent));
             return;
         };
-        let publish = match (way, &self.options.park) {
-            (Way::Parked, Some(park)) => {
-                Some(self.sender.parked(&letter.delivery, &letter.key, park))
-            }
-            _ => self.sender.letter(&letter.delivery, &letter.key).ok(),
-        };
-        let Some(publish) = publish else {
-            self.machine.on(Event::Outcome(position, Fate::NotSent));
-            return;
-        };
+        // What its target refuses is wanted again, to be put where the others wait.
+        if !self.options.rules.rests {
+            self.letters.remove(&position);
+        }
         if let Some(pace) = &mut self.pace {
             let wait = pace.wait(self.began.elapsed());
             // Told to stop, it sends what is intended at once, and no more of it.
@@ -616,7 +651,10 @@ impl Run<'_> {
     fn outcome(&mut self, ticket: Ticket, outcome: Outcome) {
         let Some(position) = self.tickets.remove(&ticket) else { return };
         let fate = match outcome {
-            Outcome::Confirmed => Fate::Confirmed,
+            Outcome::Confirmed => {
+                self.letters.remove(&position);
+                Fate::Confirmed
+            }
             Outcome::Returned { code, text } => {
                 self.report.refusal.get_or_insert_with(|| format!("{code} {text}"));
                 Fate::Returned
@@ -671,8 +709,7 @@ impl Run<'_> {
                 }
             }
         }
-        let known = found
-            .map(|(position, state)| Known { position, confirmed: !is_certainly_there(state) });
+        let known = found.map(|(position, state)| Known { position, state });
         match known {
             Some(_) => self.report.recalled += 1,
             None => {
@@ -716,8 +753,11 @@ impl Run<'_> {
         self.last_redelivered = delivery.redelivered;
         let key = LetterId::of(&self.vhost, self.options.home(), &delivery.message);
         let headers = delivery.message.properties.headers.as_ref();
-        let is_echo = headers.and_then(|headers| headers.get(RUN)).and_then(FieldValue::as_text)
-            == Some(self.options.run.as_str());
+        // What waited is only brought back, whoever sent it.
+        let comes_home = self.options.home.is_some();
+        let is_echo = !comes_home
+            && headers.and_then(|headers| headers.get(RUN)).and_then(FieldValue::as_text)
+                == Some(self.options.run.as_str());
         let position = known.map_or(self.machine.next(), |known| known.position);
         let none = FieldTable::new();
         let replays = replays(headers.unwrap_or(&none));
@@ -726,19 +766,41 @@ impl Run<'_> {
             self.report.first_filter_error.get_or_insert(error);
             false
         });
-        if wanted && !is_echo && self.sender.address(&delivery).is_err() {
+        if wanted && !is_echo && !comes_home && self.sender.address(&delivery).is_err() {
             self.report.nowhere += 1;
             wanted = false;
+        }
+        let mut lane = None;
+        if wanted && let Some(lanes) = &self.options.lanes {
+            match lanes.lane(position, &delivery) {
+                Ok(found) => lane = Some(found),
+                Err(error) => {
+                    self.report.filter_errors += 1;
+                    self.report.first_filter_error.get_or_insert_with(|| error.to_string());
+                    wanted = false;
+                }
+            }
         }
         let Lives { limit, keep } = self.options.lives;
         let at_risk = limit.is_some_and(|limit| limit.saturating_sub(returns_of(&delivery)) < keep);
         let tag = delivery.tag;
         // What was confirmed before is acked as it is.
-        let goes = wanted && !is_echo && known.is_none_or(|known| !known.confirmed);
+        let goes = (wanted || self.options.rules.rests)
+            && !is_echo
+            && known.is_none_or(|known| !known.state.is_confirmed());
         if goes {
             self.letters.insert(position, Letter { delivery, key: key.clone() });
         }
-        self.machine.on(Event::Seen(Seen { tag, key, wanted, is_echo, replays, known }));
+        let is_met = self.counts_met && {
+            let rows = self.journal.rows_of(&self.options.run, &key).unwrap_or_else(|error| {
+                self.fail(&error);
+                self.machine.on(Event::Stop);
+                Vec::new()
+            });
+            rows.iter().any(|(_, state)| is_gone(*state))
+        };
+        let seen = Seen { tag, key, wanted, is_echo, replays, lane, is_met, known };
+        self.machine.on(Event::Seen(seen));
         if at_risk && !wanted {
             self.report.lives_at_risk = true;
             self.machine.on(Event::Stop);

@@ -311,6 +311,7 @@ impl RunSpec {
             max_hold: self.max_hold_ms.map(Duration::from_millis),
             most_held: self.most_held,
             staged: self.staged,
+            keeps: false,
         }
     }
 }

@@ -12,9 +12,7 @@ use tokio::time::sleep;
 
 use crate::base::id::QueueName;
 use crate::broker::calm::await_calm;
-use crate::broker::{
-    Broker, Change, ErrorKind, Product, QueueDefinition, QueueType,
-};
+use crate::broker::{Change, ErrorKind, Product, QueueDefinition, QueueType};
 use crate::topology::view::TopologyView;
 
 use super::machine::{End, Order, Rules};
@@ -155,12 +153,15 @@ impl Stages<'_> {
             run: part.to_owned(),
             queue: queue.clone(),
             rate: None,
+            lanes: None,
             rules: Rules {
                 prefetch: given.intents(),
                 first: None,
                 order: if given.window == 1 { Order::Strict } else { Order::Queue },
                 max_replays: u64::MAX,
                 parks: false,
+                keeps: false,
+                is_diverted: false,
                 rests: *queue != self.rest,
                 ..given
             },
@@ -269,7 +270,10 @@ impl Stages<'_> {
         if brought_back < rested {
             let missing = rested - brought_back;
             report.failure.get_or_insert_with(|| {
-                format!("somebody took {missing} of the letters that waited in queue `{}`", self.rest)
+                format!(
+                    "somebody took {missing} of the letters that waited in queue `{}`",
+                    self.rest
+                )
             });
         }
         if self.scene.broker.depth(&self.rest).await?.is_some() {
