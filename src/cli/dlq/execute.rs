@@ -13,7 +13,7 @@ use crate::deadletter::replay::run::{
 };
 use crate::deadletter::replay::spec::{OrderSpec, RunSpec};
 use crate::deadletter::replay::stage::staged;
-use crate::deadletter::replay::store::{Journal, Phase, StoredRun};
+use crate::deadletter::replay::store::{Journal, Phase, Stage, StoredRun};
 use crate::deadletter::replay::stream::FromStream;
 use crate::deadletter::{Lanes, LetterId, Selector};
 use crate::delivery::consume::{ConsumeOptions, Lives};
@@ -49,6 +49,7 @@ struct Job {
     spec: RunSpec,
     stored: StoredRun,
     is_new: bool,
+    bring_back: bool,
     facts: Facts,
     plan: Plan,
 }
@@ -162,7 +163,11 @@ pub(super) fn begin(new: NewRun, session: &mut Session) -> Result<ExitStatus, Cl
         why: None,
         stage: None,
     };
-    execute(Job { queue, spec, stored, is_new: true, facts, plan }, &connector, session)
+    execute(
+        Job { queue, spec, stored, is_new: true, bring_back: false, facts, plan },
+        &connector,
+        session,
+    )
 }
 
 fn show_plan(
@@ -207,6 +212,7 @@ const CALM_PATIENCE: Duration = Duration::from_secs(10);
 /// Goes on with a run.
 pub(super) fn again(
     stored: StoredRun,
+    bring_back: bool,
     dry_run: bool,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
@@ -214,7 +220,11 @@ pub(super) fn again(
     let wrong = |error: &dyn std::fmt::Display| {
         CliError::failed(format!("cannot resume run `{}`: its journal says {error}", stored.id))
     };
-    let spec: RunSpec = serde_json::from_str(&stored.request).map_err(|error| wrong(&error))?;
+    let mut spec: RunSpec = serde_json::from_str(&stored.request).map_err(|error| wrong(&error))?;
+    if bring_back {
+        // Where nothing is sent any more need not be there.
+        (spec.to, spec.to_exchange, spec.park) = (None, None, None);
+    }
     let queue = QueueName::new(stored.queue.clone()).map_err(|error| wrong(&error))?;
     let connector = Connector::of(session)?;
     if stored.broker != place(&connector) {
@@ -247,7 +257,20 @@ pub(super) fn again(
     if plan.mode != Mode::Stream {
         plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
     }
-    execute(Job { queue, spec, stored, is_new: false, facts, plan }, &connector, session)
+    if spec.within.is_some() && plan.mode != Mode::Stream {
+        let gone = session.drive(async {
+            let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
+            let tally = journal.tally(&stored.id)?;
+            Ok(tally.confirmed + tally.parked + tally.skipped + tally.rested + tally.turned)
+        })?;
+        let left = stored.watermark.saturating_sub(gone);
+        plan.rules.watermark = plan.rules.watermark.min(left);
+    }
+    execute(
+        Job { queue, spec, stored, is_new: false, bring_back, facts, plan },
+        &connector,
+        session,
+    )
 }
 
 /// How long a stream is silent once its last letter was seen.
@@ -270,9 +293,14 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     session.ui.report(&view)?;
     let status = status(&report, session.stop.status());
     if status != ExitStatus::Done {
+        let is_whole = report.staged.is_some_and(|staged| staged.stage == Stage::Whole);
+        let next = if is_whole {
+            "what is left is where it was".to_owned()
+        } else {
+            format!("`nexusctl dlq resume {id}` goes on")
+        };
         session.ui.hint(format!(
-            "nothing is lost; `nexusctl dlq resume {id}` goes on, `nexusctl dlq run show {id}` names \
-             what may have come twice"
+            "nothing is lost; {next}, `nexusctl dlq run show {id}` names what may have come twice"
         ));
     }
     Ok(status)
@@ -285,13 +313,18 @@ async fn carry_out(
     session: &Session,
     bar: &Progress,
 ) -> Result<ReplayReport, CliError> {
-    let Job { queue, spec, mut stored, is_new, facts, plan } = job;
+    let Job { queue, spec, mut stored, is_new, bring_back, facts, plan } = job;
     let broker = connector.connect().await?;
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
     let clock = Arc::clone(&session.clock);
     let vhost = broker.identity().vhost.to_string();
     let run = stored.id.clone();
     let begin = if is_new {
+        if [".newcomers", ".back"].iter().any(|part| run.ends_with(part)) {
+            let message =
+                format!("a run cannot be called `{run}`: that is the name of a part of one");
+            return Err(CliError::usage(message).object(&run));
+        }
         if journal.run(&run)?.is_some() {
             let message = format!("there is a run `{run}` already");
             return Err(CliError::usage(message).object(&run));
@@ -317,6 +350,7 @@ async fn carry_out(
         park: spec.park.clone(),
         rest: None,
         home: None,
+        bring_back,
         lanes: match &spec.order {
             OrderSpec::Key(key) => Some(Lanes::new(key, &vhost, &queue)?),
             OrderSpec::Queue | OrderSpec::None | OrderSpec::Strict => None,

@@ -22,6 +22,9 @@ use crate::cli::state;
 pub(super) struct ResumeArgs {
     /// The run, as `dlq runs` lists it
     run: String,
+    /// Send no more, and only bring back the letters that wait elsewhere: for a run with --staged
+    #[arg(long)]
+    bring_back: bool,
     /// Say what would be done and what stands in the way, and touch nothing
     #[arg(long)]
     dry_run: bool,
@@ -44,6 +47,10 @@ pub(super) async fn find(id: &str, settings: &Settings) -> Result<(Journal, Stor
 pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let (_, stored) = session.drive(find(&args.run, &settings))?;
+    if args.bring_back && stored.stage.is_none() {
+        let message = format!("run `{}` has put no letters elsewhere", stored.id);
+        return Err(CliError::usage(message).object(&stored.id));
+    }
     match stored.phase {
         Phase::Superseded => {
             let message = format!(
@@ -58,6 +65,8 @@ pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus
             session.ui.status(format!("run {} is done already", stored.id));
             super::run::show(&stored.id, session)
         }
-        Phase::Open | Phase::Stopped => super::execute::again(stored, args.dry_run, session),
+        Phase::Open | Phase::Stopped => {
+            super::execute::again(stored, args.bring_back, args.dry_run, session)
+        }
     }
 }

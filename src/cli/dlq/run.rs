@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::deadletter::replay::machine::State;
+use crate::deadletter::replay::rest;
 use crate::deadletter::replay::store::{Item, Tally};
 
 use crate::cli::error::CliError;
@@ -147,6 +148,14 @@ impl View for ReplayRunView {
             run.who,
             count(run.attempts, "attempt")
         ));
+        if run.stage.is_some_and(|stage| stage != "whole") {
+            page.line(format!(
+                "letters that stay are in queue {}{}: `nexusctl dlq resume {}` brings them back",
+                rest::PREFIX,
+                run.run,
+                run.run
+            ));
+        }
         if let Some(reason) = &run.reason {
             page.line(format!("reason: {reason}"));
         }

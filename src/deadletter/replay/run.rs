@@ -58,6 +58,8 @@ pub struct ReplayOptions {
     pub home: Option<QueueName>,
     /// Which letters must not overtake which, where the order goes by a key.
     pub lanes: Option<Lanes>,
+    /// Send no more, and only bring back what waits elsewhere.
+    pub bring_back: bool,
     /// The rules.
     pub rules: Rules,
     /// Whether it is a quorum queue, where what comes back waits in a line of its own.

@@ -92,6 +92,7 @@ impl Stages<'_> {
         let (mut stage, mut because) = (Stage::Select, None);
         match begin {
             Begin::New(mut stored) => {
+                self.make_rest().await?;
                 stored.stage = Some(stage);
                 journal.begin(*stored).await?;
             }
@@ -100,11 +101,14 @@ impl Stages<'_> {
                 stage = stored.as_ref().and_then(|stored| stored.stage).unwrap_or(stage);
                 because = stored.and_then(|stored| stored.why);
                 journal.again(run).await?;
+                if stage < Stage::Back {
+                    self.make_rest().await?;
+                    if self.options.bring_back {
+                        stage = Stage::Newcomers;
+                    }
+                }
                 journal.stage(run, stage, because.clone()).await?;
             }
-        }
-        if stage < Stage::Back {
-            self.make_rest().await?;
         }
         let mut report = ReplayReport::default();
         if stage == Stage::Select {
@@ -178,7 +182,7 @@ impl Stages<'_> {
         progress: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<bool, ReplayError> {
         let Scene { broker, journal, clock, .. } = *self.scene;
-        let mut is_resumed = journal.run(&options.run)?.is_some();
+        let mut is_resumed = journal.next_position(&options.run)? > 1;
         journal.part(&self.options.run, &options.run, clock.now()).await?;
         for _ in 0..ROUNDS {
             // What a consumer had not settled has to be back in its place.
@@ -191,9 +195,15 @@ impl Stages<'_> {
             let options = ReplayOptions { rules, ..options.clone() };
             let all = options.home.is_some();
             let mut wants = |_: u64, _: &_, _: &_| Ok(all);
-            let done = work(self.scene, is_resumed, &options, &mut wants, progress).await?;
+            let done = work(self.scene, is_resumed, &options, &mut wants, progress)
+                .await
+                .unwrap_or_else(|error| ReplayReport {
+                    ended: End::Broken,
+                    failure: Some(error.to_string()),
+                    ..ReplayReport::default()
+                });
             is_resumed = true;
-            if !is_whole(&done) || done.counts.acked == 0 {
+            if !is_whole(&done) || done.counts.acked == 0 && done.ended != End::Dry {
                 take_failure(report, done);
                 return Ok(false);
             }

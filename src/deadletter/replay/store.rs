@@ -641,7 +641,7 @@ impl Journal {
         .await
     }
 
-    /// The run called `id`.
+    /// The run called `id`; parts of runs have no name of their own.
     ///
     /// # Errors
     /// When the file fails.
@@ -649,7 +649,9 @@ impl Journal {
         self.read(|connection| {
             connection
                 .query_row(
-                    &format!("SELECT {RUN_COLUMNS} FROM replay_run WHERE id = ?"),
+                    &format!(
+                        "SELECT {RUN_COLUMNS} FROM replay_run WHERE id = ? AND parent IS NULL"
+                    ),
                     [id],
                     run_of,
                 )
@@ -879,6 +881,65 @@ mod tests {
         journal.begin(stored("r2")).await.unwrap();
         assert_eq!(journal.run("r1").unwrap().unwrap().phase, Phase::Superseded);
         assert_eq!(journal.runs(9).unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_run_with_letters_elsewhere_stays_until_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal =
+            Journal::open(folder.path().join("state.db"), Duration::from_secs(5)).await.unwrap();
+        let now = Timestamp::from_unix_ms(9);
+        let first = StoredRun { stage: Some(Stage::Select), ..stored("r1") };
+        let StoredRun { broker, vhost, queue, .. } = first.clone();
+        journal.begin(first).await.unwrap();
+        let apart = |journal: &Journal| journal.apart(&broker, &vhost, &queue).unwrap();
+        assert_eq!(apart(&journal).as_deref(), Some("r1"));
+        journal.part("r1", "r1.back", now).await.unwrap();
+        let entry = Entry::New(1, key('a'), State::Rested);
+        journal.note("r1.back", vec![(entry, Detail::default())], now).await.unwrap();
+        // Going on with a part begins nothing anew.
+        journal.part("r1", "r1.back", now).await.unwrap();
+        assert_eq!(journal.parts("r1").unwrap(), ["r1.back"]);
+        assert_eq!(journal.tally("r1.back").unwrap().rested, 1);
+        assert_eq!(journal.run("r1.back").unwrap(), None);
+        assert_eq!(journal.runs(9).unwrap().len(), 1);
+        journal.stage("r1", Stage::Back, Some("all".to_owned())).await.unwrap();
+        journal.begin(stored("r2")).await.unwrap();
+        let found = journal.run("r1").unwrap().unwrap();
+        assert_eq!((found.phase, found.stage), (Phase::Open, Some(Stage::Back)));
+        assert_eq!(found.why.as_deref(), Some("all"));
+        journal.whole("r1", "all", now).await.unwrap();
+        assert_eq!(apart(&journal), None);
+        assert_eq!(journal.run("r1").unwrap().unwrap().phase, Phase::Done);
+    }
+
+    #[tokio::test]
+    async fn a_run_through_a_stream_goes_on_at_the_first_letter_that_is_not_confirmed() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal =
+            Journal::open(folder.path().join("state.db"), Duration::from_secs(5)).await.unwrap();
+        journal.begin(stored("r1")).await.unwrap();
+        assert_eq!(journal.stream_place("r1").unwrap(), StreamPlace::default());
+        journal.stream_ends("r1", 99).await.unwrap();
+        let states =
+            [State::Confirmed, State::Skipped, State::Intent(Way::Target), State::Confirmed];
+        let entries = (1..).zip(states).map(|(n, state)| {
+            // Offsets may have gaps.
+            let detail = Detail { place: Some(40 + n * 2), ..Detail::default() };
+            (Entry::New(n, key('a'), state), detail)
+        });
+        let now = Timestamp::from_unix_ms(9);
+        journal.note("r1", entries.collect(), now).await.unwrap();
+        let place = StreamPlace { end: Some(99), first_open: Some(46), last: Some(48), before: 2 };
+        assert_eq!(journal.stream_place("r1").unwrap(), place);
+        assert_eq!(journal.at_offset("r1", 48).unwrap(), Some((4, State::Confirmed)));
+        assert_eq!(journal.at_offset("r1", 47).unwrap(), None);
+        journal
+            .note("r1", vec![(Entry::Now(3, State::Confirmed), Detail::default())], now)
+            .await
+            .unwrap();
+        let place = journal.stream_place("r1").unwrap();
+        assert_eq!((place.first_open, place.before), (None, 4));
     }
 
     #[tokio::test]
