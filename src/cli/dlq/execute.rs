@@ -6,11 +6,10 @@ use std::time::Duration;
 use crate::base::id::QueueName;
 use crate::broker::calm::await_calm;
 use crate::broker::{Broker, Delivery, LockError, LockHolder, QueueType};
+use crate::deadletter::replay::caution::{Caution, Watched, run_with_caution};
 use crate::deadletter::replay::plan::{Facts, Mode, Plan, plan};
 use crate::deadletter::replay::preflight::{self, Noun, PreflightError};
-use crate::deadletter::replay::run::{
-    Begin, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker, run as replay,
-};
+use crate::deadletter::replay::run::{Begin, CANARY, ReplayError, ReplayOptions, Scene, ToBroker};
 use crate::deadletter::replay::spec::{OrderSpec, RunSpec};
 use crate::deadletter::replay::stage::staged;
 use crate::deadletter::replay::store::{Journal, Phase, Stage, StoredRun};
@@ -31,6 +30,7 @@ use crate::cli::settings::Settings;
 
 use super::replay::RunArgs;
 use super::report::{in_words, status, view_of};
+use super::resume::ResumeArgs;
 
 /// A run that is to begin.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ struct Job {
     bring_back: bool,
     facts: Facts,
     plan: Plan,
+    caution: Caution,
 }
 
 /// Looks around without touching anything.
@@ -163,11 +164,9 @@ pub(super) fn begin(new: NewRun, session: &mut Session) -> Result<ExitStatus, Cl
         why: None,
         stage: None,
     };
-    execute(
-        Job { queue, spec, stored, is_new: true, bring_back: false, facts, plan },
-        &connector,
-        session,
-    )
+    let caution = spec.caution(stored.watermark);
+    let job = Job { queue, spec, stored, is_new: true, bring_back: false, facts, plan, caution };
+    execute(job, &connector, session)
 }
 
 fn show_plan(
@@ -212,8 +211,7 @@ const CALM_PATIENCE: Duration = Duration::from_secs(10);
 /// Goes on with a run.
 pub(super) fn again(
     stored: StoredRun,
-    bring_back: bool,
-    dry_run: bool,
+    ResumeArgs { dry_run, despite_canary, bring_back, .. }: &ResumeArgs,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
@@ -221,7 +219,7 @@ pub(super) fn again(
         CliError::failed(format!("cannot resume run `{}`: its journal says {error}", stored.id))
     };
     let mut spec: RunSpec = serde_json::from_str(&stored.request).map_err(|error| wrong(&error))?;
-    if bring_back {
+    if *bring_back {
         // Where nothing is sent any more need not be there.
         (spec.to, spec.to_exchange, spec.park) = (None, None, None);
     }
@@ -249,7 +247,7 @@ pub(super) fn again(
         Ok(facts)
     }))?;
     let mut plan = plan(&facts, &spec.request());
-    if dry_run {
+    if *dry_run {
         return show_plan(&queue, &spec, &facts, &plan, session);
     }
     refuse(&queue, &spec, &plan)?;
@@ -266,11 +264,12 @@ pub(super) fn again(
         let left = stored.watermark.saturating_sub(gone);
         plan.rules.watermark = plan.rules.watermark.min(left);
     }
-    execute(
-        Job { queue, spec, stored, is_new: false, bring_back, facts, plan },
-        &connector,
-        session,
-    )
+    // Whoever resumes a run that stopped at its canary sees it judged again; one that went on was judged.
+    let is_judged = *despite_canary || stored.why.as_deref() != Some(CANARY);
+    let caution = Caution { is_judged, ..spec.caution(stored.watermark) };
+    let bring_back = *bring_back;
+    let job = Job { queue, spec, stored, is_new: false, bring_back, facts, plan, caution };
+    execute(job, &connector, session)
 }
 
 /// How long a stream is silent once its last letter was seen.
@@ -287,13 +286,13 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     let bar = Progress::new(&session.ui, Some(most), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
-    let report = result?;
+    let watched = result?;
     view.run.clone_from(&id);
-    view.take(&report);
+    view.take(&watched);
     session.ui.report(&view)?;
-    let status = status(&report, session.stop.status());
+    let status = status(&watched, session.stop.status());
     if status != ExitStatus::Done {
-        let is_whole = report.staged.is_some_and(|staged| staged.stage == Stage::Whole);
+        let is_whole = watched.report.staged.is_some_and(|staged| staged.stage == Stage::Whole);
         let next = if is_whole {
             "what is left is where it was".to_owned()
         } else {
@@ -312,8 +311,8 @@ async fn carry_out(
     settings: &Settings,
     session: &Session,
     bar: &Progress,
-) -> Result<ReplayReport, CliError> {
-    let Job { queue, spec, mut stored, is_new, bring_back, facts, plan } = job;
+) -> Result<Watched, CliError> {
+    let Job { queue, spec, mut stored, is_new, bring_back, facts, plan, caution } = job;
     let broker = connector.connect().await?;
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
     let clock = Arc::clone(&session.clock);
@@ -364,6 +363,7 @@ async fn carry_out(
         stream: (plan.mode == Mode::Stream)
             .then_some(FromStream { from: spec.from, wait: STREAM_SILENCE }),
         longest: plan.longest,
+        ramp: Duration::from_millis(spec.ramp_ms),
         lives: Lives {
             limit: facts.delivery_limit.filter(|_| plan.mode == Mode::Hold),
             keep: spec.min_lives,
@@ -371,6 +371,8 @@ async fn carry_out(
         patience: settings.timeout().min(ConsumeOptions::default().patience),
         poll: Duration::from_millis(200),
         holder: LockHolder { who: session.who.clone(), since: clock.now() },
+        is_part: false,
+        most_back: caution.most_back,
     };
     let mut selector = Selector::new(&spec.selection(), &vhost, &queue)?;
     let mut wants = |position, _: &LetterId, delivery: &Delivery| {
@@ -384,12 +386,13 @@ async fn carry_out(
         clock: &clock,
         stop: session.stop.job(),
     };
-    let report = match (plan.mode, facts.queue_type) {
+    let watched = match (plan.mode, facts.queue_type) {
         (Mode::Staged, Some(kind)) => {
-            staged(&scene, begin, &options, kind, &mut wants, &mut progress).await?
+            let report = staged(&scene, begin, &options, kind, &mut wants, &mut progress).await?;
+            Watched { report, canary: None, outcome: None }
         }
-        _ => replay(&scene, begin, &options, &mut wants, &mut progress).await?,
+        _ => run_with_caution(&scene, begin, &options, &caution, &mut wants, &mut progress).await?,
     };
     let _ = broker.close().await;
-    Ok(report)
+    Ok(watched)
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use crate::base::id::QueueName;
 use crate::base::time::HumanDuration;
 use crate::deadletter::replay::plan::{MOST_HELD, WINDOW};
-use crate::deadletter::replay::spec::{OrderSpec, RunSpec, SpecError, Verb};
+use crate::deadletter::replay::spec::{CanarySpec, OrderSpec, RunSpec, SpecError, Verb};
 
 use crate::cli::error::CliError;
 use crate::cli::session::Session;
@@ -39,6 +39,8 @@ pub(super) struct HowArgs {
     pace: PaceArgs,
     #[command(flatten)]
     reach: ReachArgs,
+    #[command(flatten)]
+    caution: CautionArgs,
     #[command(flatten)]
     overrides: OverrideArgs,
 }
@@ -83,6 +85,36 @@ pub(super) struct PaceArgs {
     rate: Option<f64>,
 }
 
+/// How cautiously.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "With caution")]
+pub(super) struct CautionArgs {
+    /// Reach --rate only after so long, rising evenly
+    #[arg(long, value_name = "DURATION", requires = "rate")]
+    ramp: Option<HumanDuration>,
+    /// Send so many first, see whether they come back, and only then the others
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    canary: Option<u64>,
+    /// Watch those for so long
+    #[arg(long, value_name = "DURATION", default_value = "60s", requires = "canary")]
+    wait: HumanDuration,
+    /// Stop when more of those that went come back, in percent; 5% for --canary when it is left out
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    max_return: Option<f64>,
+    /// Afterwards look for so long at how many come back
+    #[arg(long, value_name = "DURATION")]
+    verify: Option<HumanDuration>,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    number.parse().map_err(|_| format!("`{text}` is no share; write for example 5%"))
+}
+
+fn ms(duration: HumanDuration) -> u64 {
+    u64::try_from(duration.as_ms()).unwrap_or(u64::MAX)
+}
+
 /// What to go on in spite of.
 #[derive(Clone, Debug, Args)]
 pub(super) struct OverrideArgs {
@@ -118,6 +150,7 @@ impl HowArgs {
             restore_ttl,
             pace: PaceArgs { order, window, rate },
             reach: ReachArgs { within, from, staged, most_held, max_hold },
+            caution: CautionArgs { ramp, canary, wait, max_return, verify },
             overrides: OverrideArgs { alongside, allow_expiry, allow_loss, min_lives },
         } = self.clone();
         let mut spec = RunSpec {
@@ -130,6 +163,10 @@ impl HowArgs {
             order,
             window,
             rate,
+            ramp_ms: ramp.map_or(0, ms),
+            canary: canary.map(|letters| CanarySpec { letters, wait_ms: ms(wait) }),
+            max_return_percent: max_return,
+            verify_ms: verify.map(ms),
             restore_ttl,
             alongside,
             allow_expiry,
@@ -137,7 +174,7 @@ impl HowArgs {
             min_lives,
             within,
             from,
-            max_hold_ms: max_hold.map(|longest| u64::try_from(longest.as_ms()).unwrap_or(u64::MAX)),
+            max_hold_ms: max_hold.map(ms),
             most_held,
             staged,
             ..RunSpec::default()
@@ -162,7 +199,11 @@ impl From<SpecError> for CliError {
             SpecError::Order(_) => {
                 shown.hint("write for example `key:headers.order` or `key:body.customer`")
             }
-            SpecError::Exchange(_) | SpecError::Circular(_) | SpecError::Rate(_) => shown,
+            SpecError::Exchange(_)
+            | SpecError::Circular(_)
+            | SpecError::Rate(_)
+            | SpecError::Share(_)
+            | SpecError::Ramp => shown,
         }
     }
 }

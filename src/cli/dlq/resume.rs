@@ -24,10 +24,13 @@ pub(super) struct ResumeArgs {
     run: String,
     /// Send no more, and only bring back the letters that wait elsewhere: for a run with --staged
     #[arg(long)]
-    bring_back: bool,
+    pub(super) bring_back: bool,
     /// Say what would be done and what stands in the way, and touch nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
+    /// Go on although too many of those that --canary sent first came back
+    #[arg(long)]
+    pub(super) despite_canary: bool,
 }
 
 /// Opens the journal and finds a run in it.
@@ -65,8 +68,6 @@ pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus
             session.ui.status(format!("run {} is done already", stored.id));
             super::run::show(&stored.id, session)
         }
-        Phase::Open | Phase::Stopped => {
-            super::execute::again(stored, args.bring_back, args.dry_run, session)
-        }
+        Phase::Open | Phase::Stopped => super::execute::again(stored, args, session),
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::deadletter::replay::machine::State;
 use crate::deadletter::replay::rest;
-use crate::deadletter::replay::store::{Item, Tally};
+use crate::deadletter::replay::store::{Item, Journal, StoredRun, Tally};
 
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -103,6 +103,20 @@ pub struct ReplayRunView {
 }
 
 impl ReplayRunView {
+    /// What the journal has of a run.
+    pub(super) fn of(journal: &Journal, run: &StoredRun) -> Result<ReplayRunView, CliError> {
+        let (mut tally, mut doubts) = (journal.tally(&run.id)?, journal.in_doubt(&run.id)?);
+        let mut moved = (tally.rested + tally.turned, 0);
+        for part in journal.parts(&run.id)? {
+            let of_part = journal.tally(&part)?;
+            moved.0 += of_part.rested;
+            moved.1 += of_part.confirmed + of_part.skipped;
+            tally.intent += of_part.intent;
+            doubts.extend(journal.in_doubt(&part)?);
+        }
+        Ok(ReplayRunView::new(RunRow::from(run), run.why.clone(), tally, moved, doubts))
+    }
+
     fn new(
         run: RunRow,
         why: Option<String>,
@@ -202,16 +216,7 @@ pub(super) fn show(id: &str, session: &mut Session) -> Result<ExitStatus, CliErr
     let settings = session.settings()?;
     let view = session.drive(async {
         let (journal, stored) = find(id, &settings).await?;
-        let (mut tally, mut doubts) = (journal.tally(id)?, journal.in_doubt(id)?);
-        let mut moved = (tally.rested + tally.turned, 0);
-        for part in journal.parts(id)? {
-            let of_part = journal.tally(&part)?;
-            moved.0 += of_part.rested;
-            moved.1 += of_part.confirmed + of_part.skipped;
-            tally.intent += of_part.intent;
-            doubts.extend(journal.in_doubt(&part)?);
-        }
-        Ok(ReplayRunView::new(RunRow::from(&stored), stored.why.clone(), tally, moved, doubts))
+        ReplayRunView::of(&journal, &stored)
     })?;
     session.ui.report(&view)?;
     Ok(ExitStatus::Done)

@@ -114,6 +114,8 @@ pub struct Request {
     pub staged: bool,
     /// Whether letters stay when their copies are confirmed.
     pub keeps: bool,
+    /// Whether it is to be counted how many come back.
+    pub counts_returns: bool,
 }
 
 /// Something in the way.
@@ -272,6 +274,10 @@ impl InTheWay {
         if request.staged {
             self.object("it is a stream, from which nothing is taken".to_owned(), None);
         }
+        if request.counts_returns {
+            let why = "it is a stream, in which what comes back cannot be told from what was there";
+            self.object(why.to_owned(), None);
+        }
     }
 
     fn of_a_queue(&mut self, facts: &Facts, request: &Request, mode: Mode, ready: u64) {
@@ -347,6 +353,11 @@ impl InTheWay {
                     .to_owned(),
                 None,
             );
+        }
+        if request.counts_returns {
+            let why = "how many come back cannot be counted while letters wait elsewhere: let a canary \
+                       go first, with --first, and the others with --staged";
+            self.object(why.to_owned(), None);
         }
         if let Some(most) = facts.drops_beyond {
             let why = format!(
@@ -429,6 +440,7 @@ mod tests {
             most_held: MOST_HELD,
             staged: false,
             keeps: false,
+            counts_returns: false,
         }
     }
 
@@ -482,6 +494,12 @@ mod tests {
             (Facts { target: target(Some(15)), ..few.clone() }, all, None),
             (Facts { target: target(Some(14)), ..few.clone() }, all, Some(Some("--allow-loss"))),
             (Facts { queue_type: Some(QueueType::Stream), ..facts() }, some, None),
+            (
+                Facts { queue_type: Some(QueueType::Stream), ..few.clone() },
+                Request { counts_returns: true, ..all },
+                Some(None),
+            ),
+            (few.clone(), Request { counts_returns: true, staged: true, ..some }, Some(None)),
             (
                 Facts { queue_type: Some(QueueType::Stream), ..few },
                 Request { staged: true, ..some },

@@ -100,7 +100,7 @@ impl Stages<'_> {
                 let stored = journal.run(run)?;
                 stage = stored.as_ref().and_then(|stored| stored.stage).unwrap_or(stage);
                 because = stored.and_then(|stored| stored.why);
-                journal.again(run).await?;
+                journal.again(run, &self.options.holder).await?;
                 if stage < Stage::Back {
                     self.make_rest().await?;
                     if self.options.bring_back {
@@ -145,7 +145,7 @@ impl Stages<'_> {
             self.remove_rest(&mut report).await?;
         }
         let because = because.as_deref().unwrap_or(why(End::All)).to_owned();
-        journal.whole(run, &because, clock.now()).await?;
+        journal.whole(run, &because, &self.options.holder.who, clock.now()).await?;
         self.tell(&mut report, Stage::Whole).await?;
         Ok(report)
     }
@@ -316,13 +316,13 @@ impl Stages<'_> {
         stage: Stage,
     ) -> Result<ReplayReport, ReplayError> {
         let Scene { journal, clock, .. } = *self.scene;
-        let run = &self.options.run;
+        let (run, who) = (&self.options.run, &self.options.holder.who);
         if stage == Stage::Select {
-            journal.end(run, Phase::Stopped, why(report.ended), clock.now()).await?;
+            journal.end(run, Phase::Stopped, why(report.ended), who, clock.now()).await?;
         } else {
             // Why the first stage ended is still to be told.
             let because = journal.run(run)?.and_then(|stored| stored.why).unwrap_or_default();
-            journal.end(run, Phase::Stopped, &because, clock.now()).await?;
+            journal.end(run, Phase::Stopped, &because, who, clock.now()).await?;
         }
         self.tell(&mut report, stage).await?;
         Ok(report)
