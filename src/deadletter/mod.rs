@@ -28,5 +28,5 @@ pub use death::{Death, DeathReason, Origin, WorkerVerdict, deaths, origin, worke
 pub use fingerprint::{Fingerprint, Traits};
 pub use letter::LetterId;
 pub use letter_set::LetterSet;
-pub use select::{Selection, Selector};
+pub use select::{Lanes, Selection, Selector};
 pub use store::Scans;

@@ -10,9 +10,11 @@ use crate::deadletter::replay::caution::{Caution, Watched, run_with_caution};
 use crate::deadletter::replay::plan::{Facts, Mode, Plan, plan};
 use crate::deadletter::replay::preflight::{self, Noun, PreflightError};
 use crate::deadletter::replay::run::{Begin, CANARY, ReplayError, ReplayOptions, Scene, ToBroker};
-use crate::deadletter::replay::spec::RunSpec;
-use crate::deadletter::replay::store::{Journal, Phase, StoredRun};
-use crate::deadletter::{LetterId, Selector};
+use crate::deadletter::replay::spec::{OrderSpec, RunSpec};
+use crate::deadletter::replay::stage::staged;
+use crate::deadletter::replay::store::{Journal, Phase, Stage, StoredRun};
+use crate::deadletter::replay::stream::FromStream;
+use crate::deadletter::{Lanes, LetterId, Selector};
 use crate::delivery::consume::{ConsumeOptions, Lives};
 
 use crate::cli::connect::Connector;
@@ -47,6 +49,7 @@ struct Job {
     spec: RunSpec,
     stored: StoredRun,
     is_new: bool,
+    bring_back: bool,
     facts: Facts,
     plan: Plan,
     caution: Caution,
@@ -92,6 +95,10 @@ impl From<ReplayError> for CliError {
             ReplayError::Lock(error) => error.into(),
             ReplayError::Broker(error) => error.into(),
             ReplayError::Journal(error) => error.into(),
+            error @ ReplayError::Rest { .. } => CliError::failed(format!("cannot replay: {error}"))
+                .hint(
+                    "no letter was moved; a policy for that queue alone, or a shorter --run, helps",
+                ),
         }
     }
 }
@@ -151,13 +158,15 @@ pub(super) fn begin(new: NewRun, session: &mut Session) -> Result<ExitStatus, Cl
         reason,
         started: session.clock.now(),
         ended: None,
-        watermark: plan.rules.watermark,
+        watermark: plan.rules.watermark.min(facts.ready),
         attempts: 1,
         phase: Phase::Open,
         why: None,
+        stage: None,
     };
     let caution = spec.caution(stored.watermark);
-    execute(Job { queue, spec, stored, is_new: true, facts, plan, caution }, &connector, session)
+    let job = Job { queue, spec, stored, is_new: true, bring_back: false, facts, plan, caution };
+    execute(job, &connector, session)
 }
 
 fn show_plan(
@@ -202,14 +211,18 @@ const CALM_PATIENCE: Duration = Duration::from_secs(10);
 /// Goes on with a run.
 pub(super) fn again(
     stored: StoredRun,
-    ResumeArgs { dry_run, despite_canary, .. }: &ResumeArgs,
+    ResumeArgs { dry_run, despite_canary, bring_back, .. }: &ResumeArgs,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let wrong = |error: &dyn std::fmt::Display| {
         CliError::failed(format!("cannot resume run `{}`: its journal says {error}", stored.id))
     };
-    let spec: RunSpec = serde_json::from_str(&stored.request).map_err(|error| wrong(&error))?;
+    let mut spec: RunSpec = serde_json::from_str(&stored.request).map_err(|error| wrong(&error))?;
+    if *bring_back {
+        // Where nothing is sent any more need not be there.
+        (spec.to, spec.to_exchange, spec.park) = (None, None, None);
+    }
     let queue = QueueName::new(stored.queue.clone()).map_err(|error| wrong(&error))?;
     let connector = Connector::of(session)?;
     if stored.broker != place(&connector) {
@@ -239,12 +252,28 @@ pub(super) fn again(
     }
     refuse(&queue, &spec, &plan)?;
     // Never more than waited when it began: what came since is not the run's.
-    plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
+    if plan.mode != Mode::Stream {
+        plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
+    }
+    if spec.within.is_some() && plan.mode != Mode::Stream {
+        let gone = session.drive(async {
+            let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
+            let tally = journal.tally(&stored.id)?;
+            Ok(tally.confirmed + tally.parked + tally.skipped + tally.rested + tally.turned)
+        })?;
+        let left = stored.watermark.saturating_sub(gone);
+        plan.rules.watermark = plan.rules.watermark.min(left);
+    }
     // Whoever resumes a run that stopped at its canary sees it judged again; one that went on was judged.
     let is_judged = *despite_canary || stored.why.as_deref() != Some(CANARY);
     let caution = Caution { is_judged, ..spec.caution(stored.watermark) };
-    execute(Job { queue, spec, stored, is_new: false, facts, plan, caution }, &connector, session)
+    let bring_back = *bring_back;
+    let job = Job { queue, spec, stored, is_new: false, bring_back, facts, plan, caution };
+    execute(job, &connector, session)
 }
+
+/// How long a stream is silent once its last letter was seen.
+const STREAM_SILENCE: Duration = Duration::from_secs(1);
 
 fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
@@ -253,7 +282,8 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     }
     let mut view = view_of(&job.queue, &job.spec.target()?, &job.facts, &job.plan);
     let id = job.stored.id.clone();
-    let bar = Progress::new(&session.ui, Some(job.plan.rules.watermark), "letters");
+    let most = job.plan.rules.watermark.min(job.facts.ready);
+    let bar = Progress::new(&session.ui, Some(most), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
     let watched = result?;
@@ -262,9 +292,14 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     session.ui.report(&view)?;
     let status = status(&watched, session.stop.status());
     if status != ExitStatus::Done {
+        let is_whole = watched.report.staged.is_some_and(|staged| staged.stage == Stage::Whole);
+        let next = if is_whole {
+            "what is left is where it was".to_owned()
+        } else {
+            format!("`nexusctl dlq resume {id}` goes on")
+        };
         session.ui.hint(format!(
-            "nothing is lost; `nexusctl dlq resume {id}` goes on, `nexusctl dlq run show {id}` names \
-             what may have come twice"
+            "nothing is lost; {next}, `nexusctl dlq run show {id}` names what may have come twice"
         ));
     }
     Ok(status)
@@ -277,16 +312,30 @@ async fn carry_out(
     session: &Session,
     bar: &Progress,
 ) -> Result<Watched, CliError> {
-    let Job { queue, spec, mut stored, is_new, facts, plan, caution } = job;
+    let Job { queue, spec, mut stored, is_new, bring_back, facts, plan, caution } = job;
     let broker = connector.connect().await?;
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
     let clock = Arc::clone(&session.clock);
     let vhost = broker.identity().vhost.to_string();
     let run = stored.id.clone();
     let begin = if is_new {
+        if [".newcomers", ".back"].iter().any(|part| run.ends_with(part)) {
+            let message =
+                format!("a run cannot be called `{run}`: that is the name of a part of one");
+            return Err(CliError::usage(message).object(&run));
+        }
         if journal.run(&run)?.is_some() {
             let message = format!("there is a run `{run}` already");
             return Err(CliError::usage(message).object(&run));
+        }
+        if let Some(other) = journal.apart(&stored.broker, &vhost, &stored.queue)? {
+            let message = format!(
+                "cannot {} queue `{queue}`: run `{other}` has letters of it elsewhere",
+                spec.verb.as_str()
+            );
+            return Err(CliError::failed(message)
+                .object(queue.as_str())
+                .hint(format!("`nexusctl dlq resume {other}` brings them back")));
         }
         stored.vhost.clone_from(&vhost);
         Begin::New(Box::new(stored))
@@ -298,12 +347,22 @@ async fn carry_out(
         queue: queue.clone(),
         target: spec.target()?,
         park: spec.park.clone(),
+        rest: None,
+        home: None,
+        bring_back,
+        lanes: match &spec.order {
+            OrderSpec::Key(key) => Some(Lanes::new(key, &vhost, &queue)?),
+            OrderSpec::Queue | OrderSpec::None | OrderSpec::Strict => None,
+        },
         rules: plan.rules,
         is_quorum: facts.queue_type == Some(QueueType::Quorum),
         looks: plan.looks,
         login: connector.login().map(str::to_owned),
         restore_ttl: spec.restore_ttl,
         rate: spec.rate,
+        stream: (plan.mode == Mode::Stream)
+            .then_some(FromStream { from: spec.from, wait: STREAM_SILENCE }),
+        longest: plan.longest,
         ramp: Duration::from_millis(spec.ramp_ms),
         lives: Lives {
             limit: facts.delivery_limit.filter(|_| plan.mode == Mode::Hold),
@@ -327,8 +386,13 @@ async fn carry_out(
         clock: &clock,
         stop: session.stop.job(),
     };
-    let watched =
-        run_with_caution(&scene, begin, &options, &caution, &mut wants, &mut progress).await?;
+    let watched = match (plan.mode, facts.queue_type) {
+        (Mode::Staged, Some(kind)) => {
+            let report = staged(&scene, begin, &options, kind, &mut wants, &mut progress).await?;
+            Watched { report, canary: None, outcome: None }
+        }
+        _ => run_with_caution(&scene, begin, &options, &caution, &mut wants, &mut progress).await?,
+    };
     let _ = broker.close().await;
     Ok(watched)
 }

@@ -1,12 +1,17 @@
 //! Looks around before a run touches anything.
 
 use crate::base::id::QueueName;
+use crate::broker::effective::compile_pattern;
 use crate::broker::effective::{EffectiveQueue, Overflow};
-use crate::broker::{Broker, BrokerError, ErrorKind};
+use crate::broker::snapshot::Permissions;
+use crate::broker::{Broker, BrokerError, ErrorKind, Product};
+use crate::deadletter::places::known_keys;
 use crate::topology::view::TopologyView;
 
 use super::address::Target;
-use super::plan::{Facts, TargetFacts};
+use super::plan::{DeadLettersOf, Facts, TargetFacts};
+use super::rest;
+use super::run::lock_name;
 use super::spec::RunSpec;
 
 /// Why nothing could be found out.
@@ -76,18 +81,37 @@ pub async fn facts(
         }
         _ => {}
     }
+    let mut permissions = None;
+    let mut held = None;
     let view = match broker.inspect().await {
-        Ok(snapshot) => Some(TopologyView::of_snapshot(&snapshot)),
+        Ok(snapshot) => {
+            let mut states = snapshot.queues.iter();
+            held = states.find(|state| state.definition.name == *queue).and_then(|s| s.unacked);
+            permissions.clone_from(&snapshot.permissions);
+            Some(TopologyView::of_snapshot(&snapshot))
+        }
         Err(error) if error.kind == ErrorKind::Unsupported => None,
         Err(error) => return Err(error.into()),
     };
     let effective = |name: &str| Some(&view.as_ref()?.queues.get(name)?.effective);
-    let mut facts = Facts { ready: depth.ready, consumers: depth.consumers, ..Facts::default() };
+    let identity = broker.identity();
+    let mut facts = Facts {
+        ready: depth.ready,
+        consumers: depth.consumers,
+        held_by_others: held,
+        takes_back: identity.product == Product::RabbitMq,
+        ..Facts::default()
+    };
+    if let Some(permissions) = &permissions {
+        let lock = lock_name(identity.vhost.as_str(), queue);
+        facts.forbidden = forbidden(permissions, queue, spec, target, &lock);
+    }
     if let Some(known) = effective(queue.as_str()) {
         facts.queue_type = Some(known.queue_type);
         facts.single_active_consumer = known.single_active_consumer();
         facts.delivery_limit = known.delivery_limit().map(u64::from);
         facts.ttl_ms = known.message_ttl_ms();
+        facts.drops_beyond = known.max_length().filter(|_| known.overflow() == Overflow::DropHead);
         facts.has_priorities = known.max_priority().is_some();
     }
     facts.target = known_target.map(|(to, depth)| {
@@ -100,7 +124,111 @@ pub async fn facts(
                 .filter(|known| known.overflow() == Overflow::DropHead)
                 .and_then(EffectiveQueue::max_length),
             ttl_ms: known.and_then(EffectiveQueue::message_ttl_ms),
+            dead_letters: view.as_ref().and_then(|view| dead_letters_of(view, to, queue)),
         }
     });
     Ok(facts)
+}
+
+/// Where what dies in `target` goes, seen from the queue that is replayed.
+fn dead_letters_of(
+    view: &TopologyView,
+    target: &QueueName,
+    replayed: &QueueName,
+) -> Option<DeadLettersOf> {
+    let queue = view.queues.get(target.as_str())?;
+    let keys = known_keys(view, target.as_str());
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let Some(found) = view.dead_letter_targets(&view.routing(), queue, &keys) else {
+        return Some(DeadLettersOf::Dropped);
+    };
+    if found.contains(replayed) {
+        return Some(DeadLettersOf::Here);
+    }
+    if !found.is_empty() {
+        return Some(DeadLettersOf::Elsewhere(found.iter().map(ToString::to_string).collect()));
+    }
+    // By keys that are not known something may arrive somewhere.
+    let exchange = queue.effective.dead_letter_exchange()?;
+    let may_arrive = queue.effective.dead_letter_routing_key().is_none()
+        && view.bindings.iter().any(|binding| binding.source.as_str() == exchange);
+    (!may_arrive).then_some(DeadLettersOf::Nowhere)
+}
+
+/// What the login may not do that the run would have to.
+fn forbidden(
+    permissions: &Permissions,
+    queue: &QueueName,
+    spec: &RunSpec,
+    target: &Target,
+    lock: &str,
+) -> Vec<String> {
+    // The default exchange goes by this name.
+    let default = "amq.default";
+    let exchange = match target {
+        Target::Queue(_) | Target::Origin => default,
+        Target::Exchange(exchange, _) if exchange.as_str().is_empty() => default,
+        Target::Exchange(exchange, _) => exchange.as_str(),
+        // Each letter has its own.
+        Target::OriginExchange => "",
+    };
+    let Permissions { user, configure, write, read } = permissions;
+    let lock = format!("nexusctl.lock.{lock}");
+    let mut wanted = vec![
+        ("read from", read, "queue", queue.as_str()),
+        ("configure", configure, "queue", &lock),
+    ];
+    if !exchange.is_empty() {
+        wanted.push(("write to", write, "exchange", exchange));
+    }
+    if spec.park.is_some() && exchange != default {
+        wanted.push(("write to", write, "exchange", default));
+    }
+    if spec.staged {
+        wanted.push(("configure", configure, "queue", rest::PREFIX));
+        wanted.push(("read from", read, "queue", rest::PREFIX));
+    }
+    wanted
+        .into_iter()
+        .filter(|(_, pattern, _, name)| !allows(pattern, name))
+        .map(|(what, pattern, noun, name)| {
+            format!("`{user}` may not {what} {noun} `{name}`: its permission is `{pattern}`")
+        })
+        .collect()
+}
+
+/// Whether a permission's pattern allows something of this name. What cannot be read here is for the
+/// broker to say.
+fn allows(pattern: &str, name: &str) -> bool {
+    if pattern.is_empty() {
+        return false;
+    }
+    compile_pattern(pattern).map_or(true, |pattern| pattern.is_match(name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_login_may_not_do_is_told_beforehand() {
+        let queue = QueueName::new("dead").unwrap();
+        let spec = RunSpec { staged: true, ..RunSpec::default() };
+        let told = |configure: &str, write: &str, read: &str| {
+            let permissions = Permissions {
+                user: "u".to_owned(),
+                configure: configure.to_owned(),
+                write: write.to_owned(),
+                read: read.to_owned(),
+            };
+            forbidden(&permissions, &queue, &spec, &Target::Origin, "dlq.a").join("; ")
+        };
+        assert_eq!(told(".*", ".*", ".*"), "");
+        assert_eq!(told("^nexusctl", "^amq.default$", "^(dead|nexusctl)"), "");
+        assert!(told("", ".*", ".*").contains("may not configure queue `nexusctl.lock.dlq.a`"));
+        assert!(told(".*", "^jobs$", ".*").contains("may not write to exchange `amq.default`"));
+        assert!(told(".*", ".*", "^dead$").contains("may not read from queue `nexusctl.rest.`"));
+        // What no pattern here can be is left to the broker.
+        assert_eq!(told(".*", ".*", "(?!x)y"), "");
+    }
 }
