@@ -5,6 +5,9 @@
 
 pub mod audit;
 pub mod body;
+pub mod bundle;
+pub mod bundle_file;
+pub mod bundle_source;
 pub mod compare;
 pub mod death;
 pub mod fingerprint;

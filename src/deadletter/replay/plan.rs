@@ -2,6 +2,7 @@
 //!
 //! Pure. Each objection names the option by which a person goes on nonetheless; some have none.
 
+use crate::base::id::QueueName;
 use crate::base::time::HumanDuration;
 use crate::broker::QueueType;
 use crate::delivery::peek::MANY_LIVES;
@@ -33,6 +34,8 @@ pub struct Facts {
     pub has_priorities: bool,
     /// The one target, when there is one.
     pub target: Option<TargetFacts>,
+    /// A queue that is not there, and that the run declares.
+    pub declares: Option<QueueName>,
 }
 
 /// What is known of the target queue.
@@ -106,6 +109,11 @@ pub struct Plan {
     pub objections: Vec<Objection>,
     /// What else to know.
     pub warnings: Vec<String>,
+}
+
+/// Of what type a queue is that the run declares: as the one that the letters are in.
+pub fn declared_type(facts: &Facts) -> QueueType {
+    facts.queue_type.unwrap_or(QueueType::Classic)
 }
 
 /// How a replay is to be done.
@@ -195,6 +203,10 @@ pub fn plan(facts: &Facts, request: &Request) -> Plan {
         if target.consumers == 0 {
             warnings.push(format!("nobody consumes queue `{name}` now"));
         }
+    }
+    if let Some(queue) = &facts.declares {
+        let kind = declared_type(facts).as_str();
+        warnings.push(format!("queue `{queue}` does not exist: it is declared, durable, {kind}"));
     }
     if facts.queue_type.is_none() {
         warnings

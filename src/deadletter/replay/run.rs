@@ -24,11 +24,11 @@ use crate::delivery::stop::{Stop, Wish};
 use crate::message::{FieldTable, FieldValue};
 use crate::storage::StorageError;
 
-use super::address::{RUN, Sender, Target, replays};
+use super::address::{Dress, RUN, Sender, Target, replays};
 use super::machine::{
     Counts, Effect, End, Entry, Event, Fate, Known, Machine, Position, Rules, Seen, Way,
 };
-use super::recall::recall;
+use super::recall::{is_certainly_there, recall};
 use super::store::{Detail, Journal, Phase, StoredRun};
 
 /// Which letters are wanted, by their place, name and message. An error is for example a header that
@@ -52,10 +52,12 @@ pub struct ReplayOptions {
     pub is_quorum: bool,
     /// Whether a resumed run looks along the queue first.
     pub looks: bool,
+    /// Whether what letters come from numbers them, the same on every attempt: a bundle does.
+    pub numbered: bool,
     /// Our login.
     pub login: Option<String>,
-    /// Give back the time to live that letters had.
-    pub restore_ttl: bool,
+    /// As what they go.
+    pub dress: Dress,
     /// Messages a second, at most.
     pub rate: Option<f64>,
     /// When to hold no more letters that come back often.
@@ -83,6 +85,8 @@ pub struct ReplayReport {
     pub filter_errors: u64,
     /// What the first of these failures was.
     pub first_filter_error: Option<String>,
+    /// Letters that could not go as they were.
+    pub altered: u64,
     /// What the first refusal was.
     pub refusal: Option<String>,
     /// What failed.
@@ -202,7 +206,7 @@ pub async fn run(
         queue: queue.clone(),
         target: options.target.clone(),
         login: options.login.clone(),
-        restore_ttl: options.restore_ttl,
+        dress: options.dress,
     };
     let mut run = Run {
         broker,
@@ -232,6 +236,7 @@ pub async fn run(
             nowhere: 0,
             filter_errors: 0,
             first_filter_error: None,
+            altered: 0,
             refusal: None,
             failure: None,
             lives_at_risk: false,
@@ -459,7 +464,9 @@ impl Run<'_> {
     fn detail(&self, position: Position) -> Detail {
         let Some(letter) = self.letters.get(&position) else { return Detail::default() };
         let target = self.sender.address(&letter.delivery).ok().map(|(exchange, key)| {
-            if exchange.as_str().is_empty() {
+            if self.options.target == Target::Bundle {
+                "bundle".to_owned()
+            } else if exchange.as_str().is_empty() {
                 format!("queue {key}")
             } else {
                 format!("exchange {exchange} key {key}")
@@ -527,7 +534,27 @@ impl Run<'_> {
         self.machine.on(Event::Outcome(position, fate));
     }
 
+    /// What the journal has of a letter that its source numbers.
+    fn known_by_number(&mut self, number: Position) -> Option<Known> {
+        match self.journal.state_at(&self.options.run, number) {
+            Ok(state) => state.map(|state| {
+                self.report.recalled += 1;
+                Known { position: number, confirmed: !is_certainly_there(state) }
+            }),
+            Err(error) => {
+                // Without knowing, nothing may go: it would be a second copy.
+                self.fail(&error);
+                self.machine.on(Event::Stop);
+                None
+            }
+        }
+    }
+
     fn see(&mut self, delivery: Delivery, known: Option<Known>, wants: &mut Wants<'_>) {
+        let known = match known {
+            None if self.options.numbered => self.known_by_number(delivery.tag.tag),
+            known => known,
+        };
         self.quiet_since = Instant::now();
         self.empty_looks = 0;
         self.delivered += 1;
@@ -554,6 +581,7 @@ impl Run<'_> {
         // What was confirmed before is acked as it is.
         let goes = wanted && !is_echo && known.is_none_or(|known| !known.confirmed);
         if goes {
+            self.report.altered += u64::from(self.sender.alters(&delivery));
             self.letters.insert(position, Letter { delivery, key: key.clone() });
         }
         self.machine.on(Event::Seen(Seen { tag, key, wanted, is_echo, replays, known }));
