@@ -260,6 +260,47 @@ fn an_undone_replay_leaves_the_letters_as_they_lay(kind: &str, queue_type: Queue
     place.run(&["dlq", "undo", "nothing", "--yes"]).is(1).says(&["there is no run"]);
 }
 
+fn copies_leave_the_queue_as_it_was(kind: &str, queue_type: QueueType) {
+    let Some(place) = Place::open(kind, "dlq-copy") else { return };
+    queues(&place, queue_type);
+    declare(&place, "other", queue_type, &FieldTable::new());
+    let given = letters(100);
+    put(&place, "dead", given.clone());
+    // Looking only needs no consent.
+    let ran = place.run(&["dlq", "export", "dead", "--run", "e", "--bundle", "b", "-o", "json"]);
+    assert_eq!(number(&json(&ran.is(0)), "replayed"), 104);
+    assert_eq!(place.waiting("dead"), 104);
+    place.run(&["dlq", "undo", "e", "--yes"]).is(1).says(&["it changed nothing"]);
+    place.run(&["dlq", "copy", "dead", "--to", "other"]).is(4);
+    let copy = ["dlq", "copy", "dead", "--to", "other", "--first", "10", "--run", "c", "--yes"];
+    place.run(&copy).is(0).says(&["10 letters"]);
+    let headers = "headers['x-nexus-run'] == 'c'";
+    place.run(&["dlq", "undo", "c", "--yes"]).is(1).says(&["dlq drop other", headers]);
+    assert_eq!(place.waiting("other"), 10);
+    place.run(&["dlq", "drop", "other", "--where", headers, "--yes"]).is(0).says(&["10 letters"]);
+    same(&messages(&place, "dead"), &given);
+    place.run(&["dlq", "import", "b", "--yes"]).is(0);
+    same(&messages(&place, "dead"), &given);
+}
+
+fn a_killed_export_loses_nothing(kind: &str, queue_type: QueueType) {
+    let Some(place) = Place::open(kind, "dlq-killed-export") else { return };
+    queues(&place, queue_type);
+    let (count, window) = (3000, 64);
+    put(&place, "dead", (0..count).map(letter));
+    let bundle = place.path("b.ndjson");
+    let begin = ["dlq", "export", "dead", "--run", "k", "--bundle", "b.ndjson", "--window", "64"];
+    let killed = kill_again_and_again(&place, &begin, count, |args, at| {
+        let mut running = Running::start(&mut place.command(args));
+        await_bytes(&bundle, at * 330, &mut running);
+        running
+    });
+    assert_eq!(numbers(&take(&place, "dead")), (0..count).collect::<Vec<_>>());
+    place.run(&["dlq", "import", "b.ndjson", "--to", "jobs", "--yes"]).is(0);
+    let more = account(&place, "k", count, window * killed);
+    println!("{kind} {queue_type:?} export: {killed} kills, {more} lines twice");
+}
+
 fn large_letters_go_through_a_bundle(kind: &str) {
     let Some(place) = Place::open(kind, "dlq-large") else { return };
     queues(&place, QueueType::Classic);
@@ -441,6 +482,18 @@ macro_rules! on_every_broker {
             fn a_killed_drop() {
                 a_killed_drop_loses_nothing(KIND, QueueType::Classic);
                 a_killed_drop_loses_nothing(KIND, QueueType::Quorum);
+            }
+
+            #[test]
+            fn copied_letters() {
+                copies_leave_the_queue_as_it_was(KIND, QueueType::Classic);
+                copies_leave_the_queue_as_it_was(KIND, QueueType::Quorum);
+            }
+
+            #[test]
+            fn a_killed_export() {
+                a_killed_export_loses_nothing(KIND, QueueType::Classic);
+                a_killed_export_loses_nothing(KIND, QueueType::Quorum);
             }
 
             #[test]

@@ -172,13 +172,13 @@ pub(super) fn contents_again(
         return Ok(Some(contents));
     }
     let settings = session.settings()?;
-    let acked = session.drive(async {
+    let written = session.drive(async {
         let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
         let tally = journal.tally(&stored.id)?;
-        Ok(tally.confirmed + tally.skipped)
+        Ok(tally.confirmed + tally.skipped + tally.copied)
     })?;
-    if acked > 0 {
-        has_all(path, stored, acked, "resume")?;
+    if written > 0 {
+        has_all(path, stored, written, "resume")?;
     }
     Ok(None)
 }

@@ -198,7 +198,7 @@ impl ReplayView {
     pub(super) fn take(&mut self, report: &ReplayReport) {
         let counts = report.counts;
         self.looked_at = counts.looked;
-        self.replayed = counts.replayed;
+        self.replayed = counts.replayed + counts.copied;
         self.parked = counts.parked;
         self.skipped = counts.skipped;
         self.not_wanted += counts.not_wanted;
@@ -262,7 +262,7 @@ pub(super) fn status(report: &ReplayReport, stopped: ExitStatus) -> ExitStatus {
     if report.ended == End::Stopped && !report.lives_at_risk {
         return stopped;
     }
-    if counts.replayed + counts.parked + counts.skipped > 0 {
+    if counts.replayed + counts.copied + counts.parked + counts.skipped > 0 {
         return ExitStatus::Partly;
     }
     match report.ended {

@@ -64,6 +64,9 @@ fn word(state: State) -> &'static str {
         State::Returned => "returned",
         State::Nacked => "refused",
         State::Skipped => "confirmed before",
+        State::Copied => "copied",
+        State::Rested => "put with the rest",
+        State::Turned => "refused, and put with the rest",
     }
 }
 
@@ -106,7 +109,7 @@ impl ReplayRunView {
         ReplayRunView {
             run,
             why,
-            replayed: tally.confirmed + tally.skipped,
+            replayed: tally.confirmed + tally.skipped + tally.copied,
             skipped: tally.skipped,
             parked: tally.parked,
             held: tally.held,

@@ -26,9 +26,9 @@ use crate::storage::StorageError;
 
 use super::address::{Dress, RUN, Sender, Target, replays};
 use super::machine::{
-    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Position, Rules, Seen, Way,
+    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Order, Position, Rules, Seen, Way,
 };
-use super::recall::{is_certainly_there, recall};
+use super::recall::{is_gone, recall};
 use super::store::{Detail, Journal, Phase, StoredRun};
 
 /// Which letters are wanted, by their place, name and message. An error is for example a header that
@@ -184,6 +184,7 @@ pub async fn run(
     let name = lock_name(broker.identity().vhost.as_str(), queue);
     let lock = broker.lock(&name, &options.holder).await?;
     let mut anchor = None;
+    let is_resumed = matches!(begin, Begin::Again);
     match begin {
         Begin::New(stored) => journal.begin(*stored).await?,
         Begin::Again => {
@@ -194,6 +195,14 @@ pub async fn run(
         }
     }
     let next = journal.next_position(&options.run)?;
+    let mut rules = options.rules;
+    if is_resumed {
+        let gone = journal.gone(&options.run)?;
+        rules.first = rules.first.map(|first| first.saturating_sub(gone));
+        rules.is_resumed = true;
+        rules.is_diverted =
+            rules.rests && rules.order != Order::None && journal.tally(&options.run)?.turned > 0;
+    }
     let window = usize::try_from(options.rules.window).unwrap_or(usize::MAX);
     let publisher = copies_to.open(window).await?;
     // To come to its anchor, a resumed run holds all that lies before.
@@ -214,7 +223,8 @@ pub async fn run(
         options,
         vhost: broker.identity().vhost.to_string(),
         sender,
-        machine: Machine::new(options.rules, next),
+        machine: Machine::new(rules, next),
+        counts_met: is_resumed && rules.first.is_some(),
         consumer,
         publisher,
         consumer_is_gone: false,
@@ -324,6 +334,8 @@ struct Run<'a> {
     pace: Option<Pace>,
     began: Instant,
     told_to_stop: bool,
+    /// Whether it matters if a letter was met before.
+    counts_met: bool,
     delivered: u64,
     last_redelivered: bool,
     quiet_since: Instant,
@@ -390,7 +402,10 @@ impl Run<'_> {
             let mut effects = VecDeque::from(self.machine.effects());
             if effects.is_empty() {
                 let counts = self.machine.counts();
-                progress(counts.looked, counts.replayed + counts.parked + counts.skipped);
+                progress(
+                    counts.looked,
+                    counts.replayed + counts.copied + counts.parked + counts.skipped,
+                );
                 self.wait(wants, stop).await;
                 continue;
             }
@@ -539,7 +554,7 @@ impl Run<'_> {
         match self.journal.state_at(&self.options.run, number) {
             Ok(state) => state.map(|state| {
                 self.report.recalled += 1;
-                Known { position: number, confirmed: !is_certainly_there(state) }
+                Known { position: number, state }
             }),
             Err(error) => {
                 // Without knowing, nothing may go: it would be a second copy.
@@ -579,12 +594,23 @@ impl Run<'_> {
         let at_risk = limit.is_some_and(|limit| limit.saturating_sub(returns_of(&delivery)) < keep);
         let tag = delivery.tag;
         // What was confirmed before is acked as it is.
-        let goes = wanted && !is_echo && known.is_none_or(|known| !known.confirmed);
+        let goes = (wanted || self.options.rules.rests)
+            && !is_echo
+            && known.is_none_or(|known| !known.state.is_confirmed());
         if goes {
             self.report.altered += u64::from(self.sender.alters(&delivery));
             self.letters.insert(position, Letter { delivery, key: key.clone() });
         }
-        self.machine.on(Event::Seen(Seen { tag, key, wanted, is_echo, replays, known }));
+        let is_met = self.counts_met && {
+            let rows = self.journal.rows_of(&self.options.run, &key).unwrap_or_else(|error| {
+                self.fail(&error);
+                self.machine.on(Event::Stop);
+                Vec::new()
+            });
+            rows.iter().any(|(_, state)| is_gone(*state))
+        };
+        let seen = Seen { tag, key, wanted, is_echo, replays, lane: None, is_met, known };
+        self.machine.on(Event::Seen(seen));
         if at_risk && !wanted {
             self.report.lives_at_risk = true;
             self.machine.on(Event::Stop);
