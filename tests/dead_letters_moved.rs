@@ -292,7 +292,7 @@ fn a_killed_export_loses_nothing(kind: &str, queue_type: QueueType) {
     let begin = ["dlq", "export", "dead", "--run", "k", "--bundle", "b.ndjson", "--window", "64"];
     let killed = kill_again_and_again(&place, &begin, count, |args, at| {
         let mut running = Running::start(&mut place.command(args));
-        await_bytes(&bundle, at * 330, &mut running);
+        await_bytes(&bundle, at * 200, &mut running);
         running
     });
     assert_eq!(numbers(&take(&place, "dead")), (0..count).collect::<Vec<_>>());
@@ -355,8 +355,8 @@ fn a_killed_drop_loses_nothing(kind: &str, queue_type: QueueType) {
         ["dlq", "drop", "dead", "--run", "k", "--bundle", "b.ndjson", "--window", "64", "--yes"];
     let killed = kill_again_and_again(&place, &begin, count, |args, at| {
         let mut running = Running::start(&mut place.command(args));
-        // A line has some 330 bytes.
-        await_bytes(&bundle, at * 330, &mut running);
+        // A line has more than 200 bytes.
+        await_bytes(&bundle, at * 200, &mut running);
         running
     });
     assert_eq!(place.waiting("dead"), 0);

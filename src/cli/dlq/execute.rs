@@ -123,9 +123,9 @@ impl From<ReplayError> for CliError {
     fn from(error: ReplayError) -> Self {
         match error {
             ReplayError::Lock(error @ LockError::Held { .. }) => {
-                let message = format!("cannot replay: {error}");
+                let message = format!("cannot begin: {error}");
                 CliError::new(code::LOCKED, ExitStatus::TryLater, message)
-                    .hint("nothing was touched; wait until that replay has ended")
+                    .hint("nothing was touched; wait until that run has ended")
             }
             ReplayError::Lock(error) => error.into(),
             ReplayError::Broker(error) => error.into(),

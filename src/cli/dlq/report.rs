@@ -95,7 +95,7 @@ impl View for ReplayView {
         }
         for (number, what) in [
             (self.parked, "put aside: replayed too often"),
-            (self.skipped, "acked without another copy: confirmed before the crash"),
+            (self.skipped, "not sent again: confirmed before the crash"),
             (self.not_wanted - self.nowhere.min(self.not_wanted), "left: not selected"),
             (self.nowhere, "left: nothing tells where else it belongs"),
             (self.worn_out, "left: replayed too often"),

@@ -149,7 +149,7 @@ impl View for ReplayRunView {
         }
         for (number, what) in [
             (self.replayed, "confirmed at their target"),
-            (self.skipped, "of these acked without another copy"),
+            (self.skipped, "of these not sent again after a crash"),
             (self.parked, "put aside"),
             (self.held, "left"),
             (self.returned, "returned: no queue took the copy"),

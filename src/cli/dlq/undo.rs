@@ -26,8 +26,8 @@ use super::{bundles, import};
     that still wait where they were sent come back as they lay; the report counts those that are not there \
     any more. In both cases they join the end of the queue. An undone drop is not undone twice; of the \
     others a second undo finds nothing.\n\nExamples:\n  \
-    nexusctl dlq undo night-1 --dry-run\n  \
-    nexusctl dlq undo night-1 --yes --reason 'the fix was none'"
+    nexusctl dlq undo night-2 --dry-run\n  \
+    nexusctl dlq undo night-2 --yes --reason 'the fix was none'"
 )]
 pub(super) struct UndoArgs {
     /// The run, as `dlq runs` lists it
