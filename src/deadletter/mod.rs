@@ -3,7 +3,6 @@
 //! Nothing here knows of sagas. Every question is asked of a scan or of a delivery; whatever changes a
 //! queue is planned first, and what takes a letter's place is confirmed before the letter is acked.
 
-pub mod audit;
 pub mod body;
 pub mod bundle;
 pub mod bundle_file;
@@ -11,8 +10,11 @@ pub mod bundle_source;
 pub mod compare;
 pub mod death;
 pub mod fingerprint;
+pub mod incident;
 pub mod journey;
+pub mod labels;
 pub mod letter;
+pub mod losses;
 pub mod mask;
 pub mod places;
 pub mod scan;
@@ -20,6 +22,8 @@ pub mod select;
 pub mod sighting;
 pub mod store;
 pub mod replay;
+pub mod trail;
+pub mod watch;
 
 pub use death::{Death, DeathReason, Origin, WorkerVerdict, deaths, origin, worker_verdict};
 pub use fingerprint::{Fingerprint, Traits};

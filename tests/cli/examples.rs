@@ -133,6 +133,9 @@ fn run_example(line: &str) -> (Machine, Ran) {
     if line.contains("dlq import") {
         machine.run("dlq drop dead.agent.worker --bundle poison.ndjson --yes").ok();
     }
+    if line.contains("incident show") {
+        machine.run("dlq incident export night.ndjson").ok();
+    }
     if line.contains("destroy") {
         machine.run("consume agent.worker --until-empty -q").ok();
     }

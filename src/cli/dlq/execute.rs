@@ -8,11 +8,12 @@ use crate::broker::calm::await_calm;
 use crate::broker::{Broker, Change, Delivery, LockError, LockHolder, QueueDefinition, QueueType};
 use crate::deadletter::bundle_source::{BundleSource, Contents};
 use crate::deadletter::replay::address::RUN;
+use crate::deadletter::replay::caution::{Caution, Watched, run_with_caution};
 use crate::deadletter::replay::machine::End;
 use crate::deadletter::replay::plan::{Facts, Mode, Plan, declared_type, plan};
 use crate::deadletter::replay::preflight::{self, Noun, PreflightError};
 use crate::deadletter::replay::run::{
-    Begin, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker, run as replay,
+    Begin, CANARY, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker,
 };
 use crate::deadletter::replay::spec::{RunSpec, Verb};
 use crate::deadletter::replay::store::{Journal, Phase, StoredRun};
@@ -34,6 +35,7 @@ use crate::cli::settings::Settings;
 use super::bundles;
 use super::replay::RunArgs;
 use super::report::{in_words, status, view_of};
+use super::resume::ResumeArgs;
 
 /// A run that is to begin.
 #[derive(Debug)]
@@ -56,6 +58,7 @@ struct Job {
     contents: Option<Contents>,
     facts: Facts,
     plan: Plan,
+    caution: Caution,
 }
 
 /// What is done, in a few words.
@@ -238,7 +241,9 @@ pub(super) fn begin_from(
         phase: Phase::Open,
         why: None,
     };
-    execute(Job { queue, spec, stored, is_new: true, contents, facts, plan }, &connector, session)
+    let caution = spec.caution(stored.watermark);
+    let job = Job { queue, spec, stored, is_new: true, contents, facts, plan, caution };
+    execute(job, &connector, session)
 }
 
 fn show_plan(
@@ -293,7 +298,7 @@ pub(super) fn asked_of(stored: &StoredRun) -> Result<(QueueName, RunSpec), CliEr
 /// Goes on with a run.
 pub(super) fn again(
     stored: StoredRun,
-    dry_run: bool,
+    ResumeArgs { dry_run, despite_canary, .. }: &ResumeArgs,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
@@ -312,13 +317,17 @@ pub(super) fn again(
         Ok(facts)
     }))?;
     let mut plan = plan_of(&facts, &spec, contents.as_ref());
-    if dry_run {
+    if *dry_run {
         return show_plan(&queue, &spec, &facts, &plan, session);
     }
     refuse(&queue, &spec, &plan)?;
     // Never more than waited when it began: what came since is not the run's.
     plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
-    execute(Job { queue, spec, stored, is_new: false, contents, facts, plan }, &connector, session)
+    // Whoever resumes a run that stopped at its canary sees it judged again; one that went on was judged.
+    let is_judged = *despite_canary || stored.why.as_deref() != Some(CANARY);
+    let caution = Caution { is_judged, ..spec.caution(stored.watermark) };
+    let job = Job { queue, spec, stored, is_new: false, contents, facts, plan, caution };
+    execute(job, &connector, session)
 }
 
 fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<ExitStatus, CliError> {
@@ -334,12 +343,12 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     let bar = Progress::new(&session.ui, Some(job.plan.rules.watermark), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
-    let (report, gone) = result?;
+    let (watched, gone) = result?;
     view.run.clone_from(&id);
     view.gone = gone;
-    view.take(&report);
+    view.take(&watched);
     session.ui.report(&view)?;
-    let status = status(&report, session.stop.status());
+    let status = status(&watched, session.stop.status());
     if status != ExitStatus::Done {
         session.ui.hint(format!(
             "nothing is lost; `nexusctl dlq resume {id}` goes on, `nexusctl dlq run show {id}` names \
@@ -356,8 +365,8 @@ async fn carry_out(
     settings: &Settings,
     session: &Session,
     bar: &Progress,
-) -> Result<(ReplayReport, Option<u64>), CliError> {
-    let Job { queue, spec, mut stored, is_new, contents, facts, plan } = job;
+) -> Result<(Watched, Option<u64>), CliError> {
+    let Job { queue, spec, mut stored, is_new, contents, facts, plan, caution } = job;
     let broker = connector.connect().await?;
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
     let clock = Arc::clone(&session.clock);
@@ -386,6 +395,7 @@ async fn carry_out(
         login: connector.login().map(str::to_owned),
         dress: spec.dress(),
         rate: spec.rate,
+        ramp: Duration::from_millis(spec.ramp_ms),
         lives: Lives {
             limit: facts.delivery_limit.filter(|_| plan.mode == Mode::Hold),
             keep: spec.min_lives,
@@ -393,6 +403,8 @@ async fn carry_out(
         patience: settings.timeout().min(ConsumeOptions::default().patience),
         poll: Duration::from_millis(200),
         holder: LockHolder { who: session.who.clone(), since: clock.now() },
+        is_part: false,
+        most_back: caution.most_back,
     };
     let mut selector = Selector::new(&spec.selection(), &vhost, &queue)?;
     let undone = spec.undoes.as_deref().filter(|_| spec.verb == Verb::Undo);
@@ -426,13 +438,16 @@ async fn carry_out(
         clock: &clock,
         stop: session.stop.job(),
     };
-    let report = replay(&scene, begin, &options, &mut wants, &mut progress).await?;
+    let watched =
+        run_with_caution(&scene, begin, &options, &caution, &mut wants, &mut progress).await?;
     let _ = broker.close().await;
     let gone = match undone {
-        Some(undone) if report.ended == End::All => not_there(&journal, undone, &queue, &report)?,
+        Some(undone) if watched.report.ended == End::All => {
+            not_there(&journal, undone, &queue, &watched.report)?
+        }
         _ => None,
     };
-    Ok((report, gone))
+    Ok((watched, gone))
 }
 
 /// How many letters that `undone` sent to `queue` are not there any more, nor taken back before.

@@ -3,8 +3,9 @@
 use clap::Args;
 
 use crate::base::id::QueueName;
+use crate::base::time::HumanDuration;
 use crate::deadletter::replay::plan::WINDOW;
-use crate::deadletter::replay::spec::{OrderSpec, RunSpec, SpecError, Verb};
+use crate::deadletter::replay::spec::{CanarySpec, OrderSpec, RunSpec, SpecError, Verb};
 
 use crate::cli::error::CliError;
 use crate::cli::session::Session;
@@ -37,6 +38,8 @@ pub(super) struct HowArgs {
     keep_x_death: bool,
     #[command(flatten)]
     means: MeansArgs,
+    #[command(flatten)]
+    caution: CautionArgs,
 }
 
 /// Which letters, how fast and in spite of what: what every run over a queue takes.
@@ -64,6 +67,36 @@ pub(super) struct PaceArgs {
     /// So many a second at most
     #[arg(long, value_name = "N")]
     rate: Option<f64>,
+}
+
+/// How cautiously.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "With caution")]
+pub(super) struct CautionArgs {
+    /// Reach --rate only after so long, rising evenly
+    #[arg(long, value_name = "DURATION", requires = "rate")]
+    ramp: Option<HumanDuration>,
+    /// Send so many first, see whether they come back, and only then the others
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    canary: Option<u64>,
+    /// Watch those for so long
+    #[arg(long, value_name = "DURATION", default_value = "60s", requires = "canary")]
+    wait: HumanDuration,
+    /// Stop when more of those that went come back, in percent; 5% for --canary when it is left out
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    max_return: Option<f64>,
+    /// Afterwards look for so long at how many come back
+    #[arg(long, value_name = "DURATION")]
+    verify: Option<HumanDuration>,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    number.parse().map_err(|_| format!("`{text}` is no share; write for example 5%"))
+}
+
+fn ms(duration: HumanDuration) -> u64 {
+    u64::try_from(duration.as_ms()).unwrap_or(u64::MAX)
 }
 
 /// What to go on in spite of.
@@ -137,6 +170,7 @@ impl HowArgs {
             restore_ttl,
             keep_x_death,
             means,
+            caution: CautionArgs { ramp, canary, wait, max_return, verify },
         } = self.clone();
         let spec = RunSpec {
             verb,
@@ -145,6 +179,10 @@ impl HowArgs {
             to_exchange,
             max_replays,
             park,
+            ramp_ms: ramp.map_or(0, ms),
+            canary: canary.map(|letters| CanarySpec { letters, wait_ms: ms(wait) }),
+            max_return_percent: max_return,
+            verify_ms: verify.map(ms),
             restore_ttl,
             keep_x_death,
             ..RunSpec::default()
@@ -163,7 +201,11 @@ impl From<SpecError> for CliError {
                 "`nexusctl dlq letters` takes it; hand what it prints with `-o json` on to \
                  `--selection -`",
             ),
-            SpecError::Exchange(_) | SpecError::Circular(_) | SpecError::Rate(_) => shown,
+            SpecError::Exchange(_)
+            | SpecError::Circular(_)
+            | SpecError::Rate(_)
+            | SpecError::Share(_)
+            | SpecError::Ramp => shown,
         }
     }
 }

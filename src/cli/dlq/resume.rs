@@ -24,7 +24,10 @@ pub(super) struct ResumeArgs {
     run: String,
     /// Say what would be done and what stands in the way, and touch nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
+    /// Go on although too many of those that --canary sent first came back
+    #[arg(long)]
+    pub(super) despite_canary: bool,
 }
 
 /// Opens the journal and finds a run in it.
@@ -58,6 +61,6 @@ pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus
             session.ui.status(format!("run {} is done already", stored.id));
             super::run::show(&stored.id, session)
         }
-        Phase::Open | Phase::Stopped => super::execute::again(stored, args.dry_run, session),
+        Phase::Open | Phase::Stopped => super::execute::again(stored, args, session),
     }
 }

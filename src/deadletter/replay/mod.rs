@@ -8,6 +8,7 @@
 //! go stays.
 
 pub mod address;
+pub mod caution;
 pub mod machine;
 pub mod plan;
 pub mod preflight;
