@@ -4,6 +4,9 @@
 //! queue is planned first, and what takes a letter's place is confirmed before the letter is acked.
 
 pub mod body;
+pub mod bundle;
+pub mod bundle_file;
+pub mod bundle_source;
 pub mod compare;
 pub mod death;
 pub mod fingerprint;
