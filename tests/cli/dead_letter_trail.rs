@@ -169,6 +169,22 @@ fn too_much_is_told_once_and_once_more_when_it_is_quiet() {
         let told = alerts(&place);
         assert_eq!(told.len(), 2, "{label}");
         assert_eq!(told[1]["change"], "quiet", "{label}");
+        if !place.is_embedded() {
+            // Less is known without the management API, and what is known is the same.
+            let alone = "--management-url http://127.0.0.1:1 -o json";
+            let ran = place.machine.run(&format!("dlq watch dead --once {alone}"));
+            assert_eq!((ran.status, &ran.json()["looks"][0]["depth"]), (0, &0.into()), "{label}");
+            let list = place.machine.run(&format!("dlq list dead {alone}"));
+            assert_eq!(
+                (list.status, &list.json()["queues"][0]["ready"]),
+                (0, &0.into()),
+                "{label}"
+            );
+            let unknown = list.json()["unknown"].to_string();
+            assert!(unknown.contains("cannot be listed"), "{label}: {unknown}");
+            let nothing = place.machine.run(&format!("dlq watch --once {alone}"));
+            assert_eq!(nothing.status, 1, "{label}: {}", nothing.shown());
+        }
         let missing = place.machine.run("dlq watch nothing --once");
         assert_eq!(missing.status, 1, "{label}: {}", missing.shown());
     }

@@ -23,8 +23,7 @@ use crate::cli::topology::files::{rejected, shown};
     after_help = "Adds a label to rules/dead-letters.yaml of the project, or to --labels, and leaves what \
     stands there as it is. `dlq groups`, `letters` and `show` show it from then on.\n\nExamples:\n  \
     nexusctl dlq label g-aaaaaaaaaa 'payment provider is down' --dry-run\n  \
-    nexusctl dlq label g-aaaaaaaaaa 'orders without a customer' --owner shop \\
-    --runbook https://wiki/orders"
+    nexusctl dlq label g-aaaaaaaaaa 'orders without a customer' --owner shop"
 )]
 pub(super) struct LabelArgs {
     /// The group, as `dlq groups` lists it

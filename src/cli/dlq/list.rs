@@ -10,7 +10,7 @@ use crate::broker::{Broker, BrokerIdentity, ErrorKind, QueueType};
 use crate::deadletter::Scans;
 use crate::deadletter::places::{Feeder, Place, Purpose, places};
 use crate::deadletter::store::{Scan, Scanned};
-use crate::deadletter::watch::look::observe;
+use crate::deadletter::watch::look::{is_of_management, observe};
 use crate::deadletter::watch::{Look, Looks, Rate, machine};
 use crate::topology::Topology;
 use crate::topology::view::TopologyView;
@@ -209,8 +209,13 @@ pub(super) async fn known_topology(
 ) -> Result<(Option<TopologyView>, Vec<String>), CliError> {
     match broker.inspect().await {
         Ok(snapshot) => Ok((Some(TopologyView::of_snapshot(&snapshot)), Vec::new())),
-        Err(error) if error.kind == ErrorKind::Unsupported => {
-            let what = "the broker cannot be listed without its management API";
+        Err(error) if is_of_management(error.kind) => {
+            let what = match error.kind {
+                ErrorKind::Unsupported => {
+                    "the broker cannot be listed without its management API".to_owned()
+                }
+                _ => format!("the broker cannot be listed: {}", error.cause),
+            };
             let unknown = match files {
                 Some(_) => format!(
                     "{what}: only what the project's topology says is known, not policies and queues of \

@@ -360,6 +360,13 @@ impl Watching<'_> {
         let found = view.as_ref().map(places).unwrap_or_default();
         let found = found.into_iter().filter(|place| place.purpose == Purpose::DeadLetters);
         self.queues = found.map(|place| place.queue).collect();
+        // A watch over nothing must not look like one that saw nothing.
+        if self.queues.is_empty()
+            && let Some(why) = unknown.first()
+        {
+            let message = format!("there is nothing to watch: {why}");
+            return Err(CliError::failed(message).hint("name the queues"));
+        }
         self.view.unknown = unknown;
         self.searched = Some(Instant::now());
         Ok(())

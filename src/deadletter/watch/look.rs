@@ -30,6 +30,17 @@ pub struct Observed {
     pub age_from: Option<AgeFrom>,
 }
 
+/// Whether a failure to list is that of the management API alone, when the broker itself answers.
+pub const fn is_of_management(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Unsupported
+            | ErrorKind::Unreachable
+            | ErrorKind::TimedOut
+            | ErrorKind::AccessRefused
+    )
+}
+
 /// Looks at a queue; `None` when it does not exist. Works without the management API, with which less is
 /// known. `scan` is the newest scan of the queue.
 ///
@@ -44,7 +55,8 @@ pub async fn observe(
     let Some(depth) = broker.depth(queue).await? else { return Ok(None) };
     let details = match broker.queue_details(queue).await {
         Ok(details) => details,
-        Err(error) if error.kind == ErrorKind::Unsupported => None,
+        // The broker has just answered: it is its management API that does not.
+        Err(error) if is_of_management(error.kind) => None,
         Err(error) => return Err(error),
     };
     let head = details
