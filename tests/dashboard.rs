@@ -37,7 +37,14 @@ fn queue() -> QueueName {
 }
 
 /// A letter as a broker leaves it that died in `from`.
-fn letter(id: &str, from: &str, reason: &str, died: u64, headers: FieldTable, body: &[u8]) -> Delivery {
+fn letter(
+    id: &str,
+    from: &str,
+    reason: &str,
+    died: u64,
+    headers: FieldTable,
+    body: &[u8],
+) -> Delivery {
     let entry = FieldTable::new()
         .with("queue", from)
         .with("reason", reason)
@@ -270,7 +277,8 @@ fn nasty() -> Place {
         .with("password", "hunter2");
     let body = "\u{1b}[31mred\u{1b}c\r\nнебо 🦀 日本語日本語日本語日本語日本語日本語日本語日本語日本語日本語日本語\r\n\u{9b}2J\tend";
     let body = body.as_bytes();
-    let one = letter("日本語-\u{1b}[1m-1", "orders", "rejected", 1_700_000_000, headers.clone(), body);
+    let one =
+        letter("日本語-\u{1b}[1m-1", "orders", "rejected", 1_700_000_000, headers.clone(), body);
     let other = letter("b", "orders", "rejected", 1_700_000_001, headers, &[0xff, 0x1b, 0x5b]);
     place([one, other])
 }
@@ -507,7 +515,8 @@ fn any_key() -> impl Strategy<Value = Key> {
         Key::Delete,
         Key::Clear,
     ]);
-    let chars = prop::sample::select("hjklgGnNacixupwr?/ 0>=po日\u{1b}".chars().collect::<Vec<_>>());
+    let chars =
+        prop::sample::select("hjklgGnNacixupwr?/ 0>=po日\u{1b}".chars().collect::<Vec<_>>());
     prop_oneof![2 => plain, 3 => chars.prop_map(Key::Char)]
 }
 
@@ -522,7 +531,8 @@ enum Happens {
 }
 
 fn any_happening() -> impl Strategy<Value = Happens> {
-    let filters = ["position > 20", "body.order > 3", "reason == 'expired'", "headers.x == 1", "1 +"];
+    let filters =
+        ["position > 20", "body.order > 3", "reason == 'expired'", "headers.x == 1", "1 +"];
     prop_oneof![
         12 => any_key().prop_map(Happens::Key),
         2 => prop::sample::select(filters.to_vec()).prop_map(Happens::Filter),

@@ -70,9 +70,8 @@ impl LetterSet {
     fn combine(&self, other: &LetterSet, with: impl Fn(u64, u64) -> u64) -> LetterSet {
         let most = self.words.len().max(other.words.len());
         let at = |words: &[u64], index: usize| words.get(index).copied().unwrap_or(0);
-        let words: Vec<u64> = (0..most)
-            .map(|index| with(at(&self.words, index), at(&other.words, index)))
-            .collect();
+        let words: Vec<u64> =
+            (0..most).map(|index| with(at(&self.words, index), at(&other.words, index))).collect();
         let len = words.iter().map(|word| u64::from(word.count_ones())).sum();
         LetterSet { words, len }
     }

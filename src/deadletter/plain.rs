@@ -29,7 +29,8 @@ pub fn body_of(letter: &StoredLetter) -> Decoded {
     if !letter.is_whole() {
         let kept = message.body.len();
         let bytes = if kept == 1 { "byte" } else { "bytes" };
-        decoded.trouble = Some(format!("only the first {kept} {bytes} of {} were kept", letter.size));
+        decoded.trouble =
+            Some(format!("only the first {kept} {bytes} of {} were kept", letter.size));
     }
     decoded
 }

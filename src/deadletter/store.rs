@@ -560,11 +560,7 @@ impl Scans {
     ///
     /// # Errors
     /// When the file fails.
-    pub fn heads(
-        &self,
-        scan: ScanId,
-        places: &[u64],
-    ) -> Result<Vec<StoredLetter>, StorageError> {
+    pub fn heads(&self, scan: ScanId, places: &[u64]) -> Result<Vec<StoredLetter>, StorageError> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT key, id, grp, died, size, head, x'' FROM deadletter_letter WHERE key = ?",
@@ -591,8 +587,7 @@ impl Scans {
     ) -> Result<Matches, FindError> {
         /// Letters between two calls of `looked`.
         const STEP: u64 = 2000;
-        let selection =
-            Selection { condition: Some(condition.to_owned()), ..Selection::default() };
+        let selection = Selection { condition: Some(condition.to_owned()), ..Selection::default() };
         let mut selector = Selector::new(&selection, &scan.of.vhost, &scan.of.queue)?;
         let mut found = Matches::default();
         let mut seen = 0;

@@ -146,7 +146,7 @@ impl Person {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
     }
 
-    /// Waits until `what` is drawn after all that was drawn before.
+    /// Waits until the word `what` is drawn after all that was drawn before: blanks are not drawn.
     #[track_caller]
     fn waits_for(&self, after: usize, what: &str) -> usize {
         eventually(&format!("{what:?} is drawn"), || {
@@ -177,7 +177,9 @@ const MAIN: &str = "\u{1b}[?1049l";
 /// Two dead letters, scanned.
 fn with_letters() -> Machine {
     let machine = machine();
-    machine.run("publish nexus.agents worker '{\"order\":1}' --count 2 -q").ok();
+    for order in [1, 2] {
+        machine.run(&format!("publish nexus.agents worker 'order {order}' -q")).ok();
+    }
     let failed = machine.run("worker agent.worker --until-empty --reject -- sh -c 'exit 65'");
     assert!(matches!(failed.status, 0 | 3), "{}", failed.shown());
     machine.run("dlq scan dead.agent.worker").ok();
@@ -207,14 +209,14 @@ fn letters_are_browsed_marked_and_handed_on() {
     let machine = with_letters();
     let line = format!("{PROGRAM} dlq browse --out marked.json{THEN_STATE}");
     let mut person = Person::at(&machine, &line);
-    let at = person.waits_for(0, "group 1 of 1");
+    let at = person.waits_for(0, "100%");
     person.types("\r");
-    let at = person.waits_for(at, "@1");
-    // Down, by the arrow's own sequence.
+    let at = person.waits_for(at, "@2");
+    // Down, by the arrow's own sequence: the row is drawn again, turned round.
     person.types("\u{1b}[B");
-    let at = person.waits_for(at, "2 of 2");
+    let at = person.waits_for(at, "@2");
     person.types(" ");
-    let at = person.waits_for(at, "1");
+    let at = person.waits_for(at, "*");
     person.types("\r");
     let at = person.waits_for(at, "journey");
     person.types("p");
@@ -243,7 +245,7 @@ fn the_marked_letters_are_the_output_and_nothing_else_is() {
     for (keys, letters) in [("aq", 2), ("q", 0)] {
         let line = format!("{PROGRAM} dlq browse -o json >marked.json{THEN_STATE}");
         let mut person = Person::at(&machine, &line);
-        let at = person.waits_for(0, "group 1 of 1");
+        let at = person.waits_for(0, "100%");
         person.types(keys);
         person.waits_for(at, MAIN);
         let (status, shown) = person.end();
@@ -268,9 +270,9 @@ fn a_signal_or_ctrl_c_gives_the_terminal_back() {
         let pid = machine.path("pid");
         let line = format!("sh -c 'echo $$ >pid; exec {PROGRAM} dlq browse'{THEN_STATE}");
         let mut person = Person::at(&machine, &line);
-        let at = person.waits_for(0, "group 1 of 1");
+        let at = person.waits_for(0, "100%");
         person.types(" ");
-        let at = person.waits_for(at, "2");
+        let at = person.waits_for(at, "*");
         if sent.starts_with('-') {
             let number = std::fs::read_to_string(pid).unwrap();
             assert!(Command::new("kill").args([sent, number.trim()]).status().unwrap().success());
@@ -302,7 +304,7 @@ fn a_queue_that_was_never_scanned_is_scanned_once_that_is_agreed_to() {
     let mut person = Person::at(&machine, &line);
     let at = person.waits_for(0, "Go on? [y/N] ");
     person.types("y\n");
-    let at = person.waits_for(at, "group 1 of 1");
+    let at = person.waits_for(at, "100%");
     person.types("q");
     person.waits_for(at, MAIN);
     let (status, shown) = person.end();

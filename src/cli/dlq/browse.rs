@@ -86,6 +86,12 @@ pub(super) fn run(args: &BrowseArgs, session: &mut Session) -> Result<ExitStatus
     let left = session.drive(look(args, &scans, &scan, session))?;
     let queue = shell_word(scan.of.queue.as_str());
     let marked = count(left.marked.len(), "letter");
+    if scan.twins > 0 && left.ending != Ending::Quit && !left.marked.is_empty() {
+        session.ui.warning(format!(
+            "{} of this scan cannot be told apart from another: who names one of them means all of them",
+            count(scan.twins, "letter")
+        ));
+    }
     let plan = |file: &str| format!("next: nexusctl dlq plan {queue} --selection {file}");
     match left.ending {
         Ending::Quit if !format.is_machine() => Ok(ExitStatus::Done),

@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::id::QueueName;
-pub(super) use crate::base::time::ago;
 use crate::base::time::Timestamp;
+pub(super) use crate::base::time::ago;
 use crate::deadletter::select::{IdPrefix, SHORTEST_PREFIX};
 use crate::deadletter::store::{FindError, Scan, ScanId, StoredLetter};
 use crate::deadletter::{Scans, Selection};

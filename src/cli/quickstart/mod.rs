@@ -162,7 +162,7 @@ fn page_of(step: &Step, style: Style) -> String {
     page.line(style.strong(step.title));
     page.line(format!("  {} {}", style.dim("$"), step.command));
     for line in step.result.lines() {
-        page.line(format!("  {line}"));
+        page.line(format!("  {line}").trim_end());
     }
     page.line("");
     page.into_text()

@@ -97,9 +97,9 @@ impl Typed {
         let mut session = Session::new(host);
         let args = std::iter::once("nexusctl").chain(words.iter().map(String::as_str));
         let args: Vec<OsString> = args.map(OsString::from).collect();
-        let command = crate::cli::parse(&args, &mut session)?.command;
-        session.configure(self.global.clone())?;
-        let status = crate::cli::dispatch(command, &mut session)?;
+        let cli = crate::cli::parse(&args, &mut session)?;
+        session.configure(GlobalArgs { yes: cli.global.yes, ..self.global.clone() })?;
+        let status = crate::cli::dispatch(cli.command, &mut session)?;
         let text = kept.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let text = String::from_utf8_lossy(&text).into_owned();
         match status {

@@ -168,7 +168,8 @@ fn title(view: &Browse, canvas: &mut Canvas<'_, '_>) {
 fn help(top: usize, canvas: &mut Canvas<'_, '_>) {
     let rows = canvas.area.height.saturating_sub(2);
     for (line, y) in HELP.iter().skip(top).zip(1..=rows) {
-        let tone = if line.is_empty() || line.starts_with(' ') { Tone::Plain } else { Tone::Strong };
+        let tone =
+            if line.is_empty() || line.starts_with(' ') { Tone::Plain } else { Tone::Strong };
         canvas.line(y, tone, line);
     }
     let last = canvas.area.height - 1;

@@ -7,8 +7,8 @@ use crate::deadletter::{Fingerprint, LetterSet};
 use super::frame::HELP;
 use super::lines::{Line, Tone, clean, side_by_side, wrap};
 use super::model::{
-    Ask, Browse, Compared, Filter, Filtered, HandOver, Input, LetterRow, Letters, List, Marks, Note, Pair,
-    Reader, Rows, Screen,
+    Ask, Browse, Compared, Filter, Filtered, HandOver, Input, LetterRow, Letters, List, Marks,
+    Note, Pair, Reader, Rows, Screen,
 };
 
 /// A key.
@@ -389,8 +389,7 @@ impl Browse {
                 self.drop_filter()
             }
             Ask::Filter => {
-                let selection =
-                    Selection { condition: Some(text.clone()), ..Selection::default() };
+                let selection = Selection { condition: Some(text.clone()), ..Selection::default() };
                 let of = &self.scan.of;
                 match Selector::new(&selection, &of.vhost, &of.queue) {
                     Err(error) => {

@@ -131,7 +131,8 @@ fn thousands_of_names_are_found() {
         let all = Selection { ids: names.collect(), ..Selection::default() };
         for condition in [None, Some("position > 0".to_owned())] {
             for (first, last) in [(None, None), (Some(700), None), (None, Some(700))] {
-                let selection = Selection { condition: condition.clone(), first, last, ..all.clone() };
+                let selection =
+                    Selection { condition: condition.clone(), first, last, ..all.clone() };
                 let found = scans.find(&scan, &selection, usize::MAX).unwrap();
                 let positions: Vec<u64> = found.letters.iter().map(|l| l.position).collect();
                 let expected = match (first, last) {
@@ -139,7 +140,10 @@ fn thousands_of_names_are_found() {
                     (_, Some(_)) => &meant[meant.len() - 700..],
                     _ => &meant[..],
                 };
-                assert_eq!((positions.as_slice(), found.matched), (expected, expected.len() as u64));
+                assert_eq!(
+                    (positions.as_slice(), found.matched),
+                    (expected, expected.len() as u64)
+                );
             }
         }
     });
