@@ -207,7 +207,7 @@ impl Keys {
             while !is_over.load(Ordering::Relaxed) {
                 let heard = match event::poll(PATIENCE) {
                     Ok(false) => continue,
-                    Ok(true) => event::read().map(of_terminal),
+                    Ok(true) => event::read().map(|event| of_terminal(&event)),
                     Err(error) => Err(error),
                 };
                 let heard = match heard {
@@ -234,10 +234,10 @@ impl Drop for Keys {
     }
 }
 
-fn of_terminal(event: event::Event) -> Option<Event> {
+fn of_terminal(event: &event::Event) -> Option<Event> {
     match event {
-        event::Event::Key(key) if key.kind != KeyEventKind::Release => key_of(key).map(Event::Key),
-        event::Event::Resize(columns, rows) => Some(Event::Size(columns, rows)),
+        event::Event::Key(key) if key.kind != KeyEventKind::Release => key_of(*key).map(Event::Key),
+        event::Event::Resize(columns, rows) => Some(Event::Size(*columns, *rows)),
         _ => None,
     }
 }
