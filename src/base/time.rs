@@ -45,7 +45,11 @@ impl Timestamp {
 
 /// So long ago, in one unit.
 pub fn ago(then: Timestamp, now: Timestamp) -> String {
-    let seconds = now.since(then).as_secs();
+    seconds_ago(now.since(then).as_secs())
+}
+
+/// So many seconds ago, in one unit.
+pub fn seconds_ago(seconds: u64) -> String {
     let unit = match seconds {
         0..=119 => Duration::from_secs(1),
         120..=7_199 => Duration::from_secs(60),

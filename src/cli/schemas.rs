@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::deadletter::labels::LabelsFile;
 use crate::project::spec::ProjectFile;
 use crate::topology::explain::QueueExplanation;
 use crate::topology::route::RouteReport;
@@ -13,9 +14,10 @@ use super::context::{
     ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
 };
 use super::dlq::{
-    DeadLetterAuditView, DeadLetterDiffView, DeadLetterGroupsView, DeadLetterQueuesView,
-    DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLettersView, ReplayRunView,
-    ReplayRunsView, ReplayView,
+    AuditHeadView, AuditTrailView, AuditVerificationView, DeadLetterAlertView, DeadLetterAuditView,
+    DeadLetterDiffView, DeadLetterGroupsView, DeadLetterLabelView, DeadLetterQueuesView,
+    DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLetterWatchView, DeadLettersView,
+    IncidentExportView, IncidentView, ReplayRunView, ReplayRunsView, ReplayView,
 };
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
@@ -41,6 +43,9 @@ pub fn output() -> Vec<(&'static str, Value)> {
     }
     vec![
         of::<ApplyView>(),
+        of::<AuditHeadView>(),
+        of::<AuditTrailView>(),
+        of::<AuditVerificationView>(),
         of::<CircuitChangesView>(),
         of::<CircuitListView>(),
         of::<CircuitTryView>(),
@@ -51,13 +56,16 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<ContextValidationView>(),
         of::<ContextView>(),
         of::<CurrentContextView>(),
+        of::<DeadLetterAlertView>(),
         of::<DeadLetterAuditView>(),
         of::<DeadLetterDiffView>(),
         of::<DeadLetterGroupsView>(),
+        of::<DeadLetterLabelView>(),
         of::<DeadLetterQueuesView>(),
         of::<DeadLetterScanView>(),
         of::<DeadLetterScansView>(),
         of::<DeadLetterView>(),
+        of::<DeadLetterWatchView>(),
         of::<DeadLettersView>(),
         of::<DiffView>(),
         of::<EffectiveSettingsView>(),
@@ -66,6 +74,8 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<ExplainView>(),
         of::<FindingsView>(),
         of::<GraphView>(),
+        of::<IncidentExportView>(),
+        of::<IncidentView>(),
         of::<InitView>(),
         of::<LimitListView>(),
         of::<LimitTakeView>(),
@@ -103,6 +113,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
 /// The schema of every kind of file that people write.
 pub fn files() -> Vec<(&'static str, Value)> {
     vec![
+        ("DeadLetterLabels", schemars::schema_for!(LabelsFile).to_value()),
         ("Project", schemars::schema_for!(ProjectFile).to_value()),
         ("Topology", schemars::schema_for!(TopologySpec).to_value()),
     ]

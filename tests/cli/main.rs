@@ -8,7 +8,9 @@
     reason = "a test that cannot go on fails, reads what it is told by, and says what it skips"
 )]
 
+mod bundles;
 mod context;
+mod dead_letter_trail;
 mod dead_letters;
 mod examples;
 mod explain;

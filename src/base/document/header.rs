@@ -28,6 +28,8 @@ document_enum! {
         Schemas = "Schemas",
         /// Health checks.
         Health = "Health",
+        /// Names of groups of dead letters.
+        DeadLetterLabels = "DeadLetterLabels",
     }
 }
 

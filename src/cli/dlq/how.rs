@@ -3,8 +3,9 @@
 use clap::Args;
 
 use crate::base::id::QueueName;
-use crate::deadletter::replay::plan::WINDOW;
-use crate::deadletter::replay::spec::{OrderSpec, RunSpec, SpecError, Verb};
+use crate::base::time::HumanDuration;
+use crate::deadletter::replay::plan::{MOST_HELD, WINDOW};
+use crate::deadletter::replay::spec::{CanarySpec, OrderSpec, RunSpec, SpecError, Verb};
 
 use crate::cli::error::CliError;
 use crate::cli::session::Session;
@@ -14,8 +15,6 @@ use super::selection::SelectionArgs;
 /// Which letters, where to and how.
 #[derive(Clone, Debug, Args)]
 pub(super) struct HowArgs {
-    #[command(flatten)]
-    letters: SelectionArgs,
     /// All of them to this queue
     #[arg(long, value_name = "QUEUE", conflicts_with_all = ["via_exchange", "to_exchange"])]
     to: Option<QueueName>,
@@ -34,17 +33,57 @@ pub(super) struct HowArgs {
     /// Give letters the time to live back that they had before they died
     #[arg(long)]
     restore_ttl: bool,
+    /// Leave the x-death headers on the letters: a broker before 4.0 goes on counting by them
+    #[arg(long)]
+    keep_x_death: bool,
+    #[command(flatten)]
+    means: MeansArgs,
+    #[command(flatten)]
+    reach: ReachArgs,
+    #[command(flatten)]
+    caution: CautionArgs,
+}
+
+/// Which letters, how fast and in spite of what: what every run over a queue takes.
+#[derive(Clone, Debug, Args)]
+pub(super) struct MeansArgs {
+    #[command(flatten)]
+    letters: SelectionArgs,
     #[command(flatten)]
     pace: PaceArgs,
     #[command(flatten)]
     overrides: OverrideArgs,
 }
 
+/// How far it looks, and what becomes of what stays.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ReachArgs {
+    /// Look at no more than so many letters from the head
+    #[arg(long, value_name = "N")]
+    within: Option<u64>,
+    /// Begin at this offset of a stream; from the first on when nothing is said
+    #[arg(long, value_name = "OFFSET")]
+    from: Option<u64>,
+    /// Let letters that stay wait in a queue of their own instead of holding them, and bring them back
+    /// in the end: for a condition on more letters than can be held
+    #[arg(long)]
+    staged: bool,
+    /// Hold so many letters that stay at most
+    #[arg(long, value_name = "N", default_value_t = MOST_HELD,
+        value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    most_held: u64,
+    /// Hold letters that stay for so long at most, then stop; 14m with RabbitMQ, which takes them back
+    /// after half an hour, or less when they live for less
+    #[arg(long, value_name = "DURATION")]
+    max_hold: Option<HumanDuration>,
+}
+
 /// How fast and in which order.
 #[derive(Clone, Debug, Args)]
 pub(super) struct PaceArgs {
     /// What a letter that cannot go means for those behind it: `queue` stops at it, `none` goes on past
-    /// it, `strict` stops and sends no letter before the one ahead of it is confirmed
+    /// it, `strict` stops and sends no letter before the one ahead of it is confirmed, `key:CEL` keeps the
+    /// strict order among letters with the same value and goes on with the others
     #[arg(long, value_name = "ORDER", default_value = "queue")]
     order: OrderSpec,
     /// So many letters unconfirmed at once: the most that one kill can double
@@ -56,8 +95,38 @@ pub(super) struct PaceArgs {
     rate: Option<f64>,
 }
 
-/// What to go on in spite of.
+/// How cautiously.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "With caution")]
+pub(super) struct CautionArgs {
+    /// Reach --rate only after so long, rising evenly
+    #[arg(long, value_name = "DURATION", requires = "rate")]
+    ramp: Option<HumanDuration>,
+    /// Send so many first, see whether they come back, and only then the others
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    canary: Option<u64>,
+    /// Watch those for so long
+    #[arg(long, value_name = "DURATION", default_value = "60s", requires = "canary")]
+    wait: HumanDuration,
+    /// Stop when more of those that went come back, in percent; 5% for --canary when it is left out
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    max_return: Option<f64>,
+    /// Afterwards look for so long at how many come back
+    #[arg(long, value_name = "DURATION")]
+    verify: Option<HumanDuration>,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    number.parse().map_err(|_| format!("`{text}` is no share; write for example 5%"))
+}
+
+fn ms(duration: HumanDuration) -> u64 {
+    u64::try_from(duration.as_ms()).unwrap_or(u64::MAX)
+}
+
+/// What to go on in spite of.
+#[derive(Clone, Copy, Debug, Args)]
 pub(super) struct OverrideArgs {
     /// Work beside other consumers of the queue; what they hold is left out
     #[arg(long)]
@@ -73,6 +142,43 @@ pub(super) struct OverrideArgs {
     min_lives: u64,
 }
 
+impl PaceArgs {
+    /// Writes it into a request.
+    pub(super) fn apply(&self, spec: &mut RunSpec) {
+        let PaceArgs { order, window, rate } = self.clone();
+        (spec.order, spec.window, spec.rate) = (order, window, rate);
+    }
+}
+
+impl OverrideArgs {
+    /// Writes it into a request.
+    pub(super) fn apply(&self, spec: &mut RunSpec) {
+        let OverrideArgs { alongside, allow_expiry, allow_loss, min_lives } = *self;
+        spec.alongside = alongside;
+        spec.allow_expiry = allow_expiry;
+        spec.allow_loss = allow_loss;
+        spec.min_lives = min_lives;
+    }
+}
+
+impl MeansArgs {
+    /// The run that `spec` begins to ask for, of the letters in `queue`.
+    pub(super) fn spec(
+        &self,
+        mut spec: RunSpec,
+        queue: &QueueName,
+        session: &mut Session,
+    ) -> Result<RunSpec, CliError> {
+        self.pace.apply(&mut spec);
+        self.overrides.apply(&mut spec);
+        // Before standard input is read for the selection.
+        spec.check(queue)?;
+        spec.selection = self.letters.selection(session)?;
+        spec.check(queue)?;
+        Ok(spec)
+    }
+}
+
 impl HowArgs {
     /// What the run is asked to do to the letters in `queue`.
     pub(super) fn spec(
@@ -82,37 +188,38 @@ impl HowArgs {
         session: &mut Session,
     ) -> Result<RunSpec, CliError> {
         let HowArgs {
-            letters,
             to,
             via_exchange,
             to_exchange,
             max_replays,
             park,
             restore_ttl,
-            pace: PaceArgs { order, window, rate },
-            overrides: OverrideArgs { alongside, allow_expiry, allow_loss, min_lives },
+            keep_x_death,
+            means,
+            reach: ReachArgs { within, from, staged, most_held, max_hold },
+            caution: CautionArgs { ramp, canary, wait, max_return, verify },
         } = self.clone();
-        let mut spec = RunSpec {
+        let spec = RunSpec {
             verb,
             to,
             via_exchange,
             to_exchange,
             max_replays,
             park,
-            order,
-            window,
-            rate,
+            ramp_ms: ramp.map_or(0, ms),
+            canary: canary.map(|letters| CanarySpec { letters, wait_ms: ms(wait) }),
+            max_return_percent: max_return,
+            verify_ms: verify.map(ms),
             restore_ttl,
-            alongside,
-            allow_expiry,
-            allow_loss,
-            min_lives,
+            keep_x_death,
+            within,
+            from,
+            max_hold_ms: max_hold.map(ms),
+            most_held,
+            staged,
             ..RunSpec::default()
         };
-        spec.check(queue)?;
-        spec.selection = letters.selection(session)?;
-        spec.check(queue)?;
-        Ok(spec)
+        means.spec(spec, queue, session)
     }
 }
 
@@ -126,7 +233,14 @@ impl From<SpecError> for CliError {
                 "`nexusctl dlq letters` takes it; hand what it prints with `-o json` on to \
                  `--selection -`",
             ),
-            SpecError::Exchange(_) | SpecError::Circular(_) | SpecError::Rate(_) => shown,
+            SpecError::Order(_) => {
+                shown.hint("write for example `key:headers.order` or `key:body.customer`")
+            }
+            SpecError::Exchange(_)
+            | SpecError::Circular(_)
+            | SpecError::Rate(_)
+            | SpecError::Share(_)
+            | SpecError::Ramp => shown,
         }
     }
 }

@@ -1,11 +1,15 @@
 //! `dlq letters`: letters of a scan.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::document::to_yaml;
 use crate::base::id::QueueName;
+use crate::deadletter::Fingerprint;
+use crate::deadletter::labels::Label;
 use crate::deadletter::sighting::Told;
 use crate::deadletter::store::{Scan, StoredLetter};
 use crate::deadletter::{LetterSet, Scans};
@@ -15,6 +19,7 @@ use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Format, Page, View, count, document};
 use crate::cli::session::Session;
 
+use super::label::LabelFileArgs;
 use super::selection::SelectionArgs;
 use super::stored::{ScanOf, ScanRow, pick, shown};
 
@@ -36,6 +41,8 @@ pub(super) struct LettersArgs {
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
+    labels: LabelFileArgs,
+    #[command(flatten)]
     selection: SelectionArgs,
 }
 
@@ -49,6 +56,8 @@ struct LetterRow {
     position: u64,
     /// Its group.
     group: String,
+    /// What people call that; null when nobody has named it.
+    label: Option<String>,
     /// When it died.
     died_at: Option<String>,
     /// Why it died; empty when nothing tells.
@@ -64,13 +73,14 @@ struct LetterRow {
 }
 
 impl LetterRow {
-    fn new(letter: &StoredLetter) -> LetterRow {
+    fn new(letter: &StoredLetter, labels: &BTreeMap<Fingerprint, Label>) -> LetterRow {
         let told = Told::of(&letter.delivery);
         let own = letter.delivery.routing_key.as_str();
         LetterRow {
             id: letter.id.to_string(),
             position: letter.position,
             group: letter.group.to_string(),
+            label: labels.get(&letter.group).map(|label| label.name.clone()),
             died_at: shown(letter.died_at),
             reason: told.reason().to_owned(),
             queue: told.origin.as_ref().map(|origin| origin.queue.to_string()),
@@ -105,7 +115,7 @@ impl View for DeadLettersView {
             [
                 format!("@{}", letter.position),
                 letter.id[..12.min(letter.id.len())].to_owned(),
-                letter.group.clone(),
+                letter.label.clone().unwrap_or_else(|| letter.group.clone()),
                 letter.died_at.clone().unwrap_or_default(),
                 letter.reason.clone(),
                 letter.queue.clone().unwrap_or_default(),
@@ -145,12 +155,18 @@ pub(super) fn write_selection(
         undecided: 0,
         letters: Vec::new(),
     };
+    // A selection names letters; what their groups are called changes nothing in it.
+    let unlabelled = BTreeMap::new();
     let mut written = 0;
     let frame = match format {
         Format::Ndjson => None,
         Format::Yaml => {
             let all: Vec<u64> = places.iter().collect();
-            view.letters = scans.heads(scan.id, &all)?.iter().map(LetterRow::new).collect();
+            view.letters = scans
+                .heads(scan.id, &all)?
+                .iter()
+                .map(|letter| LetterRow::new(letter, &unlabelled))
+                .collect();
             out(to_yaml(&document(&view)).as_bytes())?;
             return Ok(view.letters.len() as u64);
         }
@@ -164,7 +180,7 @@ pub(super) fn write_selection(
         let batch: Vec<u64> = places.by_ref().take(BATCH).collect();
         let mut text = String::new();
         for letter in scans.heads(scan.id, &batch)? {
-            let row = LetterRow::new(&letter);
+            let row = LetterRow::new(&letter, &unlabelled);
             let row = serde_json::to_value(row)
                 .map_err(|error| CliError::failed(format!("cannot write a letter: {error}")))?;
             if frame.is_some() {
@@ -186,15 +202,20 @@ pub(super) fn write_selection(
 }
 
 pub(super) fn run(args: LettersArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
-    let LettersArgs { queue, scan, limit, selection } = args;
+    let LettersArgs { queue, scan, limit, labels, selection } = args;
+    let labels = labels.read(session)?;
     let selection = selection.selection(session)?;
     let (scans, scan) = pick(&ScanOf { queue, scan }, session)?;
+    let labels = match labels.is_empty() {
+        true => BTreeMap::new(),
+        false => labels.by_group(&scans.groups(scan.id)?),
+    };
     let found = scans.find(&scan, &selection, limit)?;
     session.ui.report(&DeadLettersView {
         scan: ScanRow::new(&scan),
         matched: found.matched,
         undecided: found.undecided,
-        letters: found.letters.iter().map(LetterRow::new).collect(),
+        letters: found.letters.iter().map(|letter| LetterRow::new(letter, &labels)).collect(),
     })?;
     if let Some(why) = found.why_undecided {
         let letters = count(found.undecided, "letter");

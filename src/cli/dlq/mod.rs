@@ -1,11 +1,18 @@
-//! `nexusctl dlq …`: dead letters, seen without harm, understood, and replayed without losing one.
+//! `nexusctl dlq …`: dead letters, seen without harm, understood, and replayed, moved or put into files
+//! without losing one.
 
+mod audit;
 mod browse;
 mod diff;
 mod doctor;
 mod groups;
+mod incident;
+mod label;
 mod letters;
 mod list;
+mod bundles;
+mod import;
+mod moves;
 mod scan;
 mod scans;
 pub(in crate::cli) mod selection;
@@ -18,6 +25,8 @@ mod report;
 mod resume;
 mod run;
 mod runs;
+mod undo;
+mod watch;
 
 use clap::{Args, Subcommand};
 
@@ -25,9 +34,12 @@ use super::error::CliError;
 use super::exit::ExitStatus;
 use super::session::Session;
 
+pub use audit::{AuditHeadView, AuditTrailView, AuditVerificationView};
 pub use diff::DeadLetterDiffView;
 pub use doctor::DeadLetterAuditView;
 pub use groups::DeadLetterGroupsView;
+pub use incident::{IncidentExportView, IncidentView};
+pub use label::DeadLetterLabelView;
 pub use letters::DeadLettersView;
 pub use list::DeadLetterQueuesView;
 pub use report::ReplayView;
@@ -36,6 +48,7 @@ pub use runs::ReplayRunsView;
 pub use scan::DeadLetterScanView;
 pub use scans::DeadLetterScansView;
 pub use show::DeadLetterView;
+pub use watch::{DeadLetterAlertView, DeadLetterWatchView};
 
 /// Arguments of `dlq`.
 #[derive(Debug, Args)]
@@ -55,6 +68,8 @@ enum DlqCommand {
     Scans(scans::ScansArgs),
     /// Show what died for the same reason, the most frequent first
     Groups(groups::GroupsArgs),
+    /// Give a group a name, for the next time
+    Label(label::LabelArgs),
     /// List letters of a scan
     Letters(letters::LettersArgs),
     /// Explain one letter: its journey, its properties, its body
@@ -67,12 +82,32 @@ enum DlqCommand {
     Doctor(doctor::DoctorArgs),
     /// Send letters back to where they are worked on, each acked only after it is confirmed there
     Replay(Box<replay::ReplayArgs>),
-    /// Go on with a replay that was stopped or killed
+    /// Move letters to another queue, dead as they are
+    Move(Box<moves::MoveArgs>),
+    /// Copy letters to another queue; they stay as well
+    Copy(Box<moves::CopyArgs>),
+    /// Put letters aside, into a queue that is declared when it is not there
+    Park(Box<moves::ParkArgs>),
+    /// Take letters off the queue, each into a file first
+    Drop(Box<bundles::DropArgs>),
+    /// Write letters into a file; they stay as well
+    Export(Box<bundles::ExportArgs>),
+    /// Put letters of a file back into their queue, or to where they are worked on
+    Import(Box<import::ImportArgs>),
+    /// Take back what a replay, a move, a park or a drop did
+    Undo(Box<undo::UndoArgs>),
+    /// Go on with a run that was stopped or killed
     Resume(resume::ResumeArgs),
-    /// List replays
+    /// List runs: replays, moves, drops and the like
     Runs(runs::RunsArgs),
-    /// Look at one replay
+    /// Look at one run
     Run(run::RunArgs),
+    /// Watch depth, deaths a minute and age, and tell others when it is too much
+    Watch(Box<watch::WatchArgs>),
+    /// Keep everything that is known about an incident in one file, or look at such a file
+    Incident(incident::IncidentArgs),
+    /// See who did what to dead letters, and that nobody has changed it since
+    Audit(audit::AuditArgs),
 }
 
 /// Runs one of the commands.
@@ -83,14 +118,25 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Scan(args) => scan::run(&args, session),
         DlqCommand::Scans(args) => scans::run(&args, session),
         DlqCommand::Groups(args) => groups::run(&args, session),
+        DlqCommand::Label(args) => label::run(&args, session),
         DlqCommand::Letters(args) => letters::run(args, session),
         DlqCommand::Show(args) => show::run(&args, session),
         DlqCommand::Browse(args) => browse::run(&args, session),
         DlqCommand::Diff(args) => diff::run(&args, session),
         DlqCommand::Doctor(args) => doctor::run(&args, session),
         DlqCommand::Replay(args) => replay::run(&args, session),
+        DlqCommand::Move(args) => moves::run_move(&args, session),
+        DlqCommand::Copy(args) => moves::run_copy(&args, session),
+        DlqCommand::Park(args) => moves::run_park(&args, session),
+        DlqCommand::Drop(args) => bundles::run_drop(&args, session),
+        DlqCommand::Export(args) => bundles::run_export(&args, session),
+        DlqCommand::Import(args) => import::run(&args, session),
+        DlqCommand::Undo(args) => undo::run(&args, session),
         DlqCommand::Resume(args) => resume::run(&args, session),
         DlqCommand::Runs(args) => runs::run(&args, session),
         DlqCommand::Run(args) => run::run(args, session),
+        DlqCommand::Watch(args) => watch::run(&args, session),
+        DlqCommand::Incident(args) => incident::run(args, session),
+        DlqCommand::Audit(args) => audit::run(args, session),
     }
 }

@@ -4,33 +4,80 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::id::QueueName;
+use crate::deadletter::bundle_source::Contents;
 use crate::deadletter::replay::address::Target;
+use crate::deadletter::replay::caution::{Verdict, Watched};
 use crate::deadletter::replay::machine::End;
-use crate::deadletter::replay::plan::{Facts, Mode, Plan};
-use crate::deadletter::replay::run::ReplayReport;
+use crate::deadletter::replay::plan::{Facts, Plan};
+use crate::deadletter::replay::spec::{RunSpec, Verb};
 
+use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View, count};
 
-/// What was, or would be, replayed.
+/// What became of letters that went.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct VerdictView {
+    /// Letters that went.
+    sent: u64,
+    /// Letters that came into the dead-letter queue meanwhile, at most so many of them from these; null
+    /// when it could not be asked.
+    came_back: Option<u64>,
+    /// How long was looked, in seconds.
+    looked_s: f64,
+    /// Whether that is no more than may come back.
+    good: bool,
+}
+
+impl VerdictView {
+    fn new(verdict: &Verdict) -> VerdictView {
+        VerdictView {
+            sent: verdict.sent,
+            came_back: verdict.back,
+            looked_s: verdict.looked.as_secs_f64(),
+            good: verdict.is_good,
+        }
+    }
+
+    fn line(&self, what: &str) -> String {
+        let sent = count(self.sent, "letter");
+        let word = if self.good { "good" } else { "not good" };
+        let looked = self.looked_s;
+        match self.came_back {
+            Some(0) => format!("{what}: {sent} went, none came back in {looked:.1} s: {word}"),
+            Some(back) => {
+                format!("{what}: {sent} went, up to {back} came back in {looked:.1} s: {word}")
+            }
+            None => format!("{what}: {sent} went, and how many came back is not known: {word}"),
+        }
+    }
+}
+
+/// What a run did to letters, or would do.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayView {
     /// The run; empty when nothing was to be changed.
     pub(super) run: String,
-    /// The queue that the letters are in.
+    /// What becomes of the letters: `replay`, `move`, `copy`, `drop`, `export`, `park`, `import` or `undo`.
+    verb: &'static str,
+    /// The queue that the letters are in; of an import that which they lay in.
     queue: String,
+    /// The bundle that the letters go into or come from.
+    bundle: Option<String>,
     /// Where they go, in words.
     target: String,
     /// Letters that waited when it began.
     ready: u64,
-    /// `drain` when none stays, `hold` when letters that stay are held to the end.
+    /// `drain` when none stays, `hold` when letters that stay are held to the end, `staged` when they
+    /// wait in a queue of their own, `stream` when the queue keeps all it has.
     mode: &'static str,
     /// How many may be out at once.
     window: u64,
     /// Letters looked at.
     looked_at: u64,
-    /// Letters confirmed at their target.
+    /// Letters confirmed at their target; in a bundle, those that are on the disk.
     replayed: u64,
     /// Letters confirmed where worn out ones are put.
     parked: u64,
@@ -42,8 +89,22 @@ pub struct ReplayView {
     nowhere: u64,
     /// Of these, those for which the condition failed.
     filter_errors: u64,
+    /// Of the letters that an undone run had sent, those that are not there any more; null when it is not
+    /// known.
+    pub(super) gone: Option<u64>,
+    /// Letters that went otherwise than they lay: with a user id that is not ours, or with CC or BCC.
+    altered: u64,
     /// Left: replayed too often.
     worn_out: u64,
+    /// Left: behind one that could not go.
+    behind: u64,
+    /// Letters put into the queue in which they wait while others are sent, in all attempts.
+    rested: u64,
+    /// Of these, those that are back where they were.
+    brought_back: u64,
+    /// How far a run is that puts letters elsewhere: `select`, `newcomers`, `back` or `whole`; null for
+    /// others.
+    stage: Option<&'static str>,
     /// Left: no queue took the copy.
     returned: u64,
     /// Left: the broker refused the copy.
@@ -56,6 +117,10 @@ pub struct ReplayView {
     in_both: u64,
     /// Letters that wait now; null when it is not known.
     left: Option<u64>,
+    /// What became of the letters that --canary sent first; null when it was not asked for.
+    canary: Option<VerdictView>,
+    /// What became of all that went, as far as --verify has seen; null when it was not asked for.
+    outcome: Option<VerdictView>,
     /// What stands in the way, or why it ended before all were done; empty when nothing.
     pub(super) stopped: Vec<String>,
     /// What else to know.
@@ -69,32 +134,50 @@ impl View for ReplayView {
     fn text(&self, page: &mut Page) {
         let queue = page.style.strong(&self.queue);
         let letters = |number: u64| count(number, "letter");
+        let from = match &self.bundle {
+            Some(bundle) if self.verb == Verb::Import.as_str() => format!("bundle {bundle}"),
+            _ => format!("queue {queue}"),
+        };
         if self.dry_run {
-            let what = if self.mode == "drain" { "all go" } else { "what stays is held" };
-            page.line(format!(
-                "queue {queue}: {} would go to {}",
-                letters(self.ready),
-                self.target
-            ));
+            let what = match self.mode {
+                "drain" => "all go",
+                "stream" => "nothing is taken from the stream",
+                "staged" => "what stays waits in a queue of its own, and is brought back",
+                _ => "what stays is held",
+            };
+            page.line(format!("{from}: {} would go to {}", letters(self.ready), self.target));
             page.line(format!("{what}; at most {} would come twice after a kill", self.window));
         } else {
             let went = letters(self.replayed);
-            page.line(format!("run {}: {went} of queue {queue} to {}", self.run, self.target));
+            page.line(format!("run {}: {went} of {from} to {}", self.run, self.target));
         }
         for (number, what) in [
             (self.parked, "put aside: replayed too often"),
-            (self.skipped, "acked without another copy: confirmed before the crash"),
+            (self.skipped, "not sent again: confirmed before the crash"),
             (self.not_wanted - self.nowhere.min(self.not_wanted), "left: not selected"),
             (self.nowhere, "left: nothing tells where else it belongs"),
             (self.worn_out, "left: replayed too often"),
+            (self.behind, "left: behind one that could not go"),
+            (self.rested, "put aside meanwhile, so that the others could be reached"),
+            (self.brought_back, "brought back from there"),
             (self.returned, "left: returned, no queue took the copy"),
             (self.nacked, "left: the copy was refused"),
             (self.not_sent, "left: not sent any more"),
             (self.in_doubt, "left, and the copy may have arrived"),
-            (self.in_both, "replayed, and may still be in the queue as well"),
+            (self.in_both, "confirmed, and may still be in the queue as well"),
+            (self.gone.unwrap_or_default(), "not there any more"),
+            (
+                self.altered,
+                "without CC, BCC or a user id that are not ours to send; see their headers",
+            ),
         ] {
             if number > 0 {
                 page.line(format!("{} {what}", letters(number)));
+            }
+        }
+        for (what, verdict) in [("canary", &self.canary), ("afterwards", &self.outcome)] {
+            if let Some(verdict) = verdict {
+                page.line(verdict.line(what));
             }
         }
         for why in &self.stopped {
@@ -110,31 +193,38 @@ impl View for ReplayView {
     }
 }
 
-pub(super) fn in_words(target: &Target) -> String {
-    match target {
+/// Where the letters go, for people.
+///
+/// # Errors
+/// When that is written wrongly.
+pub(super) fn in_words(spec: &RunSpec) -> Result<String, CliError> {
+    Ok(match spec.target()? {
+        Target::Bundle => match &spec.bundle {
+            Some(path) => format!("bundle {}", path.display()),
+            None => "a bundle".to_owned(),
+        },
         Target::Origin => "the queue each died in".to_owned(),
         Target::Queue(queue) => format!("queue {queue}"),
         Target::OriginExchange => "the exchange each was published to".to_owned(),
         Target::Exchange(exchange, None) => format!("exchange {exchange}"),
         Target::Exchange(exchange, Some(key)) => format!("exchange {exchange} with key {key}"),
-    }
+    })
 }
 
 pub(super) fn view_of(
     queue: &QueueName,
-    target: &Target,
+    spec: &RunSpec,
     facts: &Facts,
     plan: &Plan,
-) -> ReplayView {
-    ReplayView {
+) -> Result<ReplayView, CliError> {
+    Ok(ReplayView {
         run: String::new(),
+        verb: spec.verb.as_str(),
         queue: queue.to_string(),
-        target: in_words(target),
+        bundle: spec.bundle.as_ref().map(|path| path.display().to_string()),
+        target: in_words(spec)?,
         ready: facts.ready,
-        mode: match plan.mode {
-            Mode::Drain => "drain",
-            Mode::Hold => "hold",
-        },
+        mode: plan.mode.as_str(),
         window: plan.rules.window,
         looked_at: 0,
         replayed: 0,
@@ -143,43 +233,74 @@ pub(super) fn view_of(
         not_wanted: 0,
         nowhere: 0,
         filter_errors: 0,
+        gone: None,
+        altered: 0,
         worn_out: 0,
+        behind: 0,
+        rested: 0,
+        brought_back: 0,
+        stage: None,
         returned: 0,
         nacked: 0,
         not_sent: 0,
         in_doubt: 0,
         in_both: 0,
         left: None,
+        canary: None,
+        outcome: None,
         stopped: Vec::new(),
         warnings: Vec::new(),
         dry_run: true,
-    }
+    })
 }
 
 impl ReplayView {
-    pub(super) fn take(&mut self, report: &ReplayReport) {
+    /// Of a bundle only what is selected comes; the others are counted here.
+    pub(super) fn not_selected(&mut self, contents: &Contents) {
+        self.not_wanted = contents.letters - contents.wanted.min(contents.letters);
+        if let Some(error) = &contents.first_filter_error {
+            let number = count(contents.filter_errors, "letter");
+            self.warnings.push(format!("the condition failed for {number}: {error}"));
+        }
+    }
+
+    pub(super) fn take(&mut self, watched: &Watched) {
+        let report = &watched.report;
+        self.canary = watched.canary.as_ref().map(VerdictView::new);
+        self.outcome = watched.outcome.as_ref().map(VerdictView::new);
         let counts = report.counts;
         self.looked_at = counts.looked;
-        self.replayed = counts.replayed;
+        self.replayed = counts.replayed + counts.copied;
         self.parked = counts.parked;
         self.skipped = counts.skipped;
-        self.not_wanted = counts.not_wanted;
+        self.not_wanted += counts.not_wanted;
+        self.altered = report.altered;
         self.nowhere = report.nowhere;
         self.filter_errors = report.filter_errors;
         self.worn_out = counts.worn_out;
+        self.behind = counts.behind;
+        if let Some(staged) = &report.staged {
+            self.rested = staged.rested;
+            self.brought_back = staged.brought_back;
+            self.stage = Some(staged.stage.as_str());
+        }
         self.returned = counts.returned;
         self.nacked = counts.nacked;
         self.not_sent = counts.not_sent;
         self.in_doubt = counts.in_doubt;
         self.in_both = counts.in_both + counts.unflushed;
         self.left = report.left;
-        self.stopped = why_stopped(report).into_iter().collect();
+        self.stopped = why_stopped(watched).into_iter().collect();
         self.dry_run = false;
         if !report.order_kept {
             self.warnings.push(
                 "the queue has letters that came back to it before: what stayed may now be behind those"
                     .to_owned(),
             );
+        }
+        if report.gone > 0 {
+            let number = count(report.gone, "letter");
+            self.warnings.push(format!("the stream let go of {number} before they were read"));
         }
         if let Some(error) = &report.first_filter_error {
             let number = count(report.filter_errors, "letter");
@@ -188,11 +309,26 @@ impl ReplayView {
     }
 }
 
-fn why_stopped(report: &ReplayReport) -> Option<String> {
+fn why_stopped(watched: &Watched) -> Option<String> {
+    let report = &watched.report;
     let counts = report.counts;
     let refusal = || report.refusal.clone().unwrap_or_else(|| "a letter was refused".to_owned());
     let failure = || report.failure.clone().unwrap_or_else(|| "the broker failed".to_owned());
+    if let Some(back) = report.too_many_back {
+        return Some(format!(
+            "more letters come back than may: up to {back} of {} that went",
+            counts.replayed
+        ));
+    }
+    if watched.canary.is_some_and(|canary| !canary.is_good) {
+        return Some("too many of those that went first came back".to_owned());
+    }
     match report.ended {
+        _ if report.held_too_long => Some(
+            "letters that stay were held for as long as is safe; resume it, or see --max-hold and \
+             --staged"
+                .to_owned(),
+        ),
         _ if report.lives_at_risk => Some(
             "a letter that stays has few lives left; raise the delivery limit, or replay it too"
                 .to_owned(),
@@ -215,15 +351,21 @@ fn why_stopped(report: &ReplayReport) -> Option<String> {
     }
 }
 
-pub(super) fn status(report: &ReplayReport, stopped: ExitStatus) -> ExitStatus {
+pub(super) fn status(watched: &Watched, stopped: ExitStatus) -> ExitStatus {
+    let report = &watched.report;
     let counts = report.counts;
-    if why_stopped(report).is_none() {
+    let verdicts = [&watched.canary, &watched.outcome];
+    let is_bad = verdicts.into_iter().flatten().any(|verdict| !verdict.is_good);
+    if is_bad || report.too_many_back.is_some() {
+        return ExitStatus::Negative;
+    }
+    if why_stopped(watched).is_none() {
         return ExitStatus::Done;
     }
-    if report.ended == End::Stopped && !report.lives_at_risk {
+    if report.ended == End::Stopped && !report.lives_at_risk && !report.held_too_long {
         return stopped;
     }
-    if counts.replayed + counts.parked + counts.skipped > 0 {
+    if counts.replayed + counts.copied + counts.parked + counts.skipped > 0 {
         return ExitStatus::Partly;
     }
     match report.ended {

@@ -1,4 +1,4 @@
-//! `dlq resume`: a replay that was stopped or killed goes on, by what its journal has.
+//! `dlq resume`: a run that was stopped or killed goes on, by what its journal has.
 
 use clap::Args;
 
@@ -22,9 +22,15 @@ use crate::cli::state;
 pub(super) struct ResumeArgs {
     /// The run, as `dlq runs` lists it
     run: String,
+    /// Send no more, and only bring back the letters that wait elsewhere: for a run with --staged
+    #[arg(long)]
+    pub(super) bring_back: bool,
     /// Say what would be done and what stands in the way, and touch nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
+    /// Go on although too many of those that --canary sent first came back
+    #[arg(long)]
+    pub(super) despite_canary: bool,
 }
 
 /// Opens the journal and finds a run in it.
@@ -44,6 +50,10 @@ pub(super) async fn find(id: &str, settings: &Settings) -> Result<(Journal, Stor
 pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let (_, stored) = session.drive(find(&args.run, &settings))?;
+    if args.bring_back && stored.stage.is_none() {
+        let message = format!("run `{}` has put no letters elsewhere", stored.id);
+        return Err(CliError::usage(message).object(&stored.id));
+    }
     match stored.phase {
         Phase::Superseded => {
             let message = format!(
@@ -52,12 +62,12 @@ pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus
             );
             Err(CliError::failed(message)
                 .object(&stored.id)
-                .hint("resume that one, or replay what is left with `nexusctl dlq replay`"))
+                .hint("resume that one, or begin a new run for what is left"))
         }
         Phase::Done => {
             session.ui.status(format!("run {} is done already", stored.id));
             super::run::show(&stored.id, session)
         }
-        Phase::Open | Phase::Stopped => super::execute::again(stored, args.dry_run, session),
+        Phase::Open | Phase::Stopped => super::execute::again(stored, args, session),
     }
 }

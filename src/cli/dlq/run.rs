@@ -1,11 +1,12 @@
-//! `dlq run show`: what one replay did, and which letters may have come twice.
+//! `dlq run show`: what one run did, and which letters may have come twice.
 
 use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::deadletter::replay::machine::State;
-use crate::deadletter::replay::store::{Item, Tally};
+use crate::deadletter::replay::rest;
+use crate::deadletter::replay::store::{Item, Journal, StoredRun, Tally};
 
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -64,6 +65,9 @@ fn word(state: State) -> &'static str {
         State::Returned => "returned",
         State::Nacked => "refused",
         State::Skipped => "confirmed before",
+        State::Copied => "copied",
+        State::Rested => "put with the rest",
+        State::Turned => "refused, and put with the rest",
     }
 }
 
@@ -88,6 +92,10 @@ pub struct ReplayRunView {
     returned: u64,
     /// Letters whose copy was refused.
     nacked: u64,
+    /// Letters put into the queue in which they wait while others are sent.
+    rested: u64,
+    /// Of these, those that are back where they were.
+    brought_back: u64,
     /// Letters whose last copy may have arrived or not.
     unknown: u64,
     /// Letters that may have come twice.
@@ -95,7 +103,27 @@ pub struct ReplayRunView {
 }
 
 impl ReplayRunView {
-    fn new(run: RunRow, why: Option<String>, tally: Tally, doubts: Vec<Item>) -> Self {
+    /// What the journal has of a run.
+    pub(super) fn of(journal: &Journal, run: &StoredRun) -> Result<ReplayRunView, CliError> {
+        let (mut tally, mut doubts) = (journal.tally(&run.id)?, journal.in_doubt(&run.id)?);
+        let mut moved = (tally.rested + tally.turned, 0);
+        for part in journal.parts(&run.id)? {
+            let of_part = journal.tally(&part)?;
+            moved.0 += of_part.rested;
+            moved.1 += of_part.confirmed + of_part.skipped;
+            tally.intent += of_part.intent;
+            doubts.extend(journal.in_doubt(&part)?);
+        }
+        Ok(ReplayRunView::new(RunRow::from(run), run.why.clone(), tally, moved, doubts))
+    }
+
+    fn new(
+        run: RunRow,
+        why: Option<String>,
+        tally: Tally,
+        moved: (u64, u64),
+        doubts: Vec<Item>,
+    ) -> Self {
         let in_doubt = doubts.into_iter().map(|item| Doubt {
             id: item.key.to_string(),
             message_id: item.message_id,
@@ -106,12 +134,14 @@ impl ReplayRunView {
         ReplayRunView {
             run,
             why,
-            replayed: tally.confirmed + tally.skipped,
+            replayed: tally.confirmed + tally.skipped + tally.copied,
             skipped: tally.skipped,
             parked: tally.parked,
             held: tally.held,
             returned: tally.returned,
             nacked: tally.nacked,
+            rested: moved.0,
+            brought_back: moved.1,
             unknown: tally.intent,
             in_doubt: in_doubt.collect(),
         }
@@ -125,23 +155,42 @@ impl View for ReplayRunView {
         let run = &self.run;
         let name = page.style.strong(&run.run);
         let waited = count(run.ready, "letter");
-        page.line(format!("run {name} of queue {} ({}): {waited} waited", run.queue, run.phase));
+        page.line(format!(
+            "run {name}, {} of queue {} ({}): {waited} waited",
+            run.verb, run.queue, run.phase
+        ));
+        if let Some(bundle) = &run.bundle {
+            page.line(format!("bundle {bundle}"));
+        }
+        if let Some(undone) = &run.undoes {
+            page.line(format!("undoes run {undone}"));
+        }
         page.line(format!(
             "begun {} by {}, {}",
             run.started,
             run.who,
             count(run.attempts, "attempt")
         ));
+        if run.stage.is_some_and(|stage| stage != "whole") {
+            page.line(format!(
+                "letters that stay are in queue {}{}: `nexusctl dlq resume {}` brings them back",
+                rest::PREFIX,
+                run.run,
+                run.run
+            ));
+        }
         if let Some(reason) = &run.reason {
             page.line(format!("reason: {reason}"));
         }
         for (number, what) in [
-            (self.replayed, "replayed"),
-            (self.skipped, "of these acked without another copy"),
+            (self.replayed, "confirmed at their target"),
+            (self.skipped, "of these not sent again after a crash"),
             (self.parked, "put aside"),
             (self.held, "left"),
             (self.returned, "returned: no queue took the copy"),
             (self.nacked, "refused"),
+            (self.rested, "put aside meanwhile, so that the others could be reached"),
+            (self.brought_back, "brought back from there"),
             (self.unknown, "in doubt: the copy may have arrived"),
         ] {
             if number > 0 {
@@ -176,8 +225,7 @@ pub(super) fn show(id: &str, session: &mut Session) -> Result<ExitStatus, CliErr
     let settings = session.settings()?;
     let view = session.drive(async {
         let (journal, stored) = find(id, &settings).await?;
-        let (tally, doubts) = (journal.tally(id)?, journal.in_doubt(id)?);
-        Ok(ReplayRunView::new(RunRow::from(&stored), stored.why.clone(), tally, doubts))
+        ReplayRunView::of(&journal, &stored)
     })?;
     session.ui.report(&view)?;
     Ok(ExitStatus::Done)

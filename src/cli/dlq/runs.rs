@@ -1,10 +1,11 @@
-//! `dlq runs`: replays that the journal has.
+//! `dlq runs`: runs over dead letters that the journal has.
 
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::deadletter::replay::store::{Journal, StoredRun};
+use crate::deadletter::replay::spec::RunSpec;
+use crate::deadletter::replay::store::{Journal, Stage, StoredRun};
 
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -26,6 +27,12 @@ pub(super) struct RunsArgs {
 pub(super) struct RunRow {
     /// Its name.
     pub(super) run: String,
+    /// What became of the letters: `replay`, `move`, `drop` and so on.
+    pub(super) verb: &'static str,
+    /// The bundle that they went into or came from.
+    pub(super) bundle: Option<String>,
+    /// The run that was undone.
+    pub(super) undoes: Option<String>,
     /// The queue that the letters were in.
     pub(super) queue: String,
     /// The vhost.
@@ -38,6 +45,9 @@ pub(super) struct RunRow {
     pub(super) ended: Option<String>,
     /// `open` (at work, or killed), `stopped`, `done` or `superseded`.
     pub(super) phase: &'static str,
+    /// How far it is when it puts letters elsewhere meanwhile: `select`, `newcomers`, `back` or `whole`;
+    /// null for others.
+    pub(super) stage: Option<&'static str>,
     /// How often it was begun.
     pub(super) attempts: u64,
     /// Letters that waited when it began.
@@ -50,14 +60,20 @@ pub(super) struct RunRow {
 
 impl From<&StoredRun> for RunRow {
     fn from(run: &StoredRun) -> Self {
+        // What cannot be read was written by a later version; the rest is shown all the same.
+        let spec: RunSpec = serde_json::from_str(&run.request).unwrap_or_default();
         RunRow {
             run: run.id.clone(),
+            verb: spec.verb.as_str(),
+            bundle: spec.bundle.map(|path| path.display().to_string()),
+            undoes: spec.undoes,
             queue: run.queue.clone(),
             vhost: run.vhost.clone(),
             broker: run.broker.clone(),
             started: run.started.to_string(),
             ended: run.ended.map(|at| at.to_string()),
             phase: run.phase.as_str(),
+            stage: run.stage.map(Stage::as_str),
             attempts: run.attempts,
             ready: run.watermark,
             who: run.who.clone(),
@@ -85,6 +101,7 @@ impl View for ReplayRunsView {
         let rows = self.runs.iter().map(|row| {
             [
                 row.run.clone(),
+                row.verb.to_owned(),
                 row.queue.clone(),
                 row.phase.to_owned(),
                 row.ready.to_string(),
@@ -92,7 +109,10 @@ impl View for ReplayRunsView {
                 row.reason.clone().unwrap_or_default(),
             ]
         });
-        page.table(["RUN", "QUEUE", "PHASE", "LETTERS", "STARTED", "REASON"], rows.collect());
+        page.table(
+            ["RUN", "VERB", "QUEUE", "PHASE", "LETTERS", "STARTED", "REASON"],
+            rows.collect(),
+        );
     }
 }
 

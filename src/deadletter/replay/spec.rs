@@ -3,17 +3,20 @@
 //! Pure.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
-use crate::deadletter::Selection;
+use crate::deadletter::{Lanes, Selection};
 use crate::delivery::pace::Pace;
 
-use super::address::Target;
+use super::address::{Dress, Target};
+use super::caution::{Canary, Caution, MostBack};
 use super::machine::Order;
-use super::plan::{Request, WINDOW};
+use super::plan::{MOST_HELD, Request, WINDOW};
 
 /// What becomes of the letters that are meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,20 @@ pub enum Verb {
     /// Each goes back to where it is worked on, and begins anew.
     #[default]
     Replay,
+    /// Each goes to another queue, dead as it is.
+    Move,
+    /// The same, and it stays as well.
+    Copy,
+    /// Each goes into a bundle.
+    Drop,
+    /// The same, and it stays as well.
+    Export,
+    /// Each is put aside, dead as it is.
+    Park,
+    /// Letters of a bundle go to a queue.
+    Import,
+    /// Each goes back to where an earlier run had taken it from.
+    Undo,
 }
 
 impl Verb {
@@ -29,7 +46,29 @@ impl Verb {
     pub const fn as_str(self) -> &'static str {
         match self {
             Verb::Replay => "replay",
+            Verb::Move => "move",
+            Verb::Copy => "copy",
+            Verb::Drop => "drop",
+            Verb::Export => "export",
+            Verb::Park => "park",
+            Verb::Import => "import",
+            Verb::Undo => "undo",
         }
+    }
+
+    /// Whether letters go into a bundle.
+    pub const fn writes_bundle(self) -> bool {
+        matches!(self, Verb::Drop | Verb::Export)
+    }
+
+    /// Whether letters come from a bundle.
+    pub const fn reads_bundle(self) -> bool {
+        matches!(self, Verb::Import)
+    }
+
+    /// Whether a letter stays when its copy is confirmed.
+    pub const fn keeps(self) -> bool {
+        matches!(self, Verb::Copy | Verb::Export)
     }
 }
 
@@ -44,15 +83,18 @@ pub enum OrderSpec {
     None,
     /// Stop, and send no letter before the one ahead of it is confirmed.
     Strict,
+    /// The same among letters for which this CEL expression has the same value; others go on.
+    Key(String),
 }
 
 impl fmt::Display for OrderSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            OrderSpec::Queue => "queue",
-            OrderSpec::None => "none",
-            OrderSpec::Strict => "strict",
-        })
+        match self {
+            OrderSpec::Queue => f.write_str("queue"),
+            OrderSpec::None => f.write_str("none"),
+            OrderSpec::Strict => f.write_str("strict"),
+            OrderSpec::Key(key) => write!(f, "key:{key}"),
+        }
     }
 }
 
@@ -70,7 +112,13 @@ impl FromStr for OrderSpec {
             "queue" => Ok(OrderSpec::Queue),
             "none" => Ok(OrderSpec::None),
             "strict" => Ok(OrderSpec::Strict),
-            _ => Err(format!("`{text}` is no order; write queue, none or strict")),
+            _ => match text.strip_prefix("key:") {
+                Some(key) if !key.trim().is_empty() => Ok(OrderSpec::Key(key.to_owned())),
+                _ => Err(format!(
+                    "`{text}` is no order; write queue, none, strict or key:CEL, such as \
+                     key:headers.order"
+                )),
+            },
         }
     }
 }
@@ -81,6 +129,16 @@ impl TryFrom<String> for OrderSpec {
     fn try_from(text: String) -> Result<OrderSpec, String> {
         text.parse()
     }
+}
+
+/// The letters that go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CanarySpec {
+    /// How many.
+    pub letters: u64,
+    /// How long they are watched, in milliseconds.
+    pub wait_ms: u64,
 }
 
 /// What a run is asked to do.
@@ -117,9 +175,36 @@ pub struct RunSpec {
     /// Messages a second, at most.
     #[serde(default)]
     pub rate: Option<f64>,
+    /// How long it takes until that rate is reached, in milliseconds.
+    #[serde(default)]
+    pub ramp_ms: u64,
+    /// So many letters go first, and are watched before the others follow.
+    #[serde(default)]
+    pub canary: Option<CanarySpec>,
+    /// Of the letters that went, the most that may come back, in percent, before the run stops.
+    #[serde(default)]
+    pub max_return_percent: Option<f64>,
+    /// How long to look at what becomes of the letters afterwards, in milliseconds.
+    #[serde(default)]
+    pub verify_ms: Option<u64>,
     /// Give back the time to live that letters had.
     #[serde(default)]
     pub restore_ttl: bool,
+    /// Leave what the broker wrote when letters died.
+    #[serde(default)]
+    pub keep_x_death: bool,
+    /// Letters of a bundle begin anew.
+    #[serde(default)]
+    pub begin_anew: bool,
+    /// The bundle that letters go into or come from.
+    #[serde(default)]
+    pub bundle: Option<PathBuf>,
+    /// The seal that the bundle had when the run began, so that no other is taken for it.
+    #[serde(default)]
+    pub bundle_seal: Option<String>,
+    /// The run that is undone.
+    #[serde(default)]
+    pub undoes: Option<String>,
     /// Beside other consumers.
     #[serde(default)]
     pub alongside: bool,
@@ -132,6 +217,21 @@ pub struct RunSpec {
     /// The fewest lives that a letter which goes back may have.
     #[serde(default = "min_lives")]
     pub min_lives: u64,
+    /// Look only at so many letters from the head.
+    #[serde(default)]
+    pub within: Option<u64>,
+    /// Begin at this offset of a stream.
+    #[serde(default)]
+    pub from: Option<u64>,
+    /// Hold letters that stay for so long at most, in milliseconds.
+    #[serde(default)]
+    pub max_hold_ms: Option<u64>,
+    /// Hold so many letters at most.
+    #[serde(default = "most_held")]
+    pub most_held: u64,
+    /// Put letters that stay into a queue of their own meanwhile, instead of holding them.
+    #[serde(default)]
+    pub staged: bool,
 }
 
 fn max_replays() -> u64 {
@@ -144,6 +244,10 @@ fn window() -> u64 {
 
 fn min_lives() -> u64 {
     3
+}
+
+fn most_held() -> u64 {
+    MOST_HELD
 }
 
 impl Default for RunSpec {
@@ -159,11 +263,25 @@ impl Default for RunSpec {
             order: OrderSpec::default(),
             window: window(),
             rate: None,
+            ramp_ms: 0,
+            canary: None,
+            max_return_percent: None,
+            verify_ms: None,
             restore_ttl: false,
+            keep_x_death: false,
+            begin_anew: false,
+            bundle: None,
+            bundle_seal: None,
+            undoes: None,
             alongside: false,
             allow_expiry: false,
             allow_loss: false,
             min_lives: min_lives(),
+            within: None,
+            from: None,
+            max_hold_ms: None,
+            most_held: most_held(),
+            staged: false,
         }
     }
 }
@@ -171,6 +289,9 @@ impl Default for RunSpec {
 /// Why a run cannot be what it is asked to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
+    /// The key by which order is kept cannot be read.
+    #[error("--order: {0}")]
+    Order(String),
     /// The place to send to is written wrongly.
     #[error("--to-exchange: {0}")]
     Exchange(String),
@@ -180,6 +301,12 @@ pub enum SpecError {
     /// No rate.
     #[error("--rate: {0} is no rate; write a number above 0")]
     Rate(String),
+    /// No share.
+    #[error("--max-return: {0} is no share; write a number of percent from 0 to 100, such as 5%")]
+    Share(String),
+    /// Nothing that could rise.
+    #[error("--ramp says how the rate rises, and there is no --rate")]
+    Ramp,
     /// The last ones are known only when all were looked at.
     #[error("which letters are the last is not known before all were looked at")]
     Last,
@@ -194,6 +321,9 @@ impl RunSpec {
     /// # Errors
     /// When the exchange is written wrongly.
     pub fn target(&self) -> Result<Target, SpecError> {
+        if self.verb.writes_bundle() {
+            return Ok(Target::Bundle);
+        }
         if let Some(queue) = &self.to {
             return Ok(Target::Queue(queue.clone()));
         }
@@ -216,7 +346,10 @@ impl RunSpec {
     /// # Errors
     /// What is wrong.
     pub fn check(&self, queue: &QueueName) -> Result<(), SpecError> {
-        if self.target()? == Target::Queue(queue.clone()) || self.park.as_ref() == Some(queue) {
+        let target = self.target()?;
+        let from_queue = !self.verb.reads_bundle();
+        if from_queue && target == Target::Queue(queue.clone()) || self.park.as_ref() == Some(queue)
+        {
             return Err(SpecError::Circular(queue.clone()));
         }
         if let Some(rate) = self.rate
@@ -224,10 +357,22 @@ impl RunSpec {
         {
             return Err(SpecError::Rate(rate.to_string()));
         }
-        if self.selection.last.is_some() {
+        if let OrderSpec::Key(key) = &self.order {
+            Lanes::new(key, "", queue).map_err(|error| SpecError::Order(error.to_string()))?;
+        }
+        if let Some(percent) = self.max_return_percent
+            && !(0.0..=100.0).contains(&percent)
+        {
+            return Err(SpecError::Share(percent.to_string()));
+        }
+        if self.ramp_ms > 0 && self.rate.is_none() {
+            return Err(SpecError::Ramp);
+        }
+        // A bundle is looked at as a whole before.
+        if self.selection.last.is_some() && from_queue {
             return Err(SpecError::Last);
         }
-        if let Some(short) = self.selection.ids.iter().find(|id| !id.is_whole()) {
+        if from_queue && let Some(short) = self.selection.ids.iter().find(|id| !id.is_whole()) {
             return Err(SpecError::Short(short.as_str().to_owned()));
         }
         Ok(())
@@ -239,11 +384,49 @@ impl RunSpec {
         Selection { first: None, ..self.selection.clone() }
     }
 
+    /// As what the letters go.
+    pub fn dress(&self) -> Dress {
+        match self.verb {
+            Verb::Import if !self.begin_anew => Dress::AsItIs,
+            Verb::Replay | Verb::Import => {
+                Dress::Replay { restore_ttl: self.restore_ttl, keep_deaths: self.keep_x_death }
+            }
+            Verb::Move | Verb::Copy | Verb::Park => Dress::Moved,
+            Verb::Drop | Verb::Export => Dress::Kept,
+            Verb::Undo => Dress::AsItLay,
+        }
+    }
+
+    /// Whether letters begin anew, so that it counts how often they did.
+    pub fn begins_anew(&self) -> bool {
+        matches!(self.dress(), Dress::Replay { .. })
+    }
+
+    /// How cautiously it is done; `watermark` letters waited when it began.
+    pub fn caution(&self, watermark: u64) -> Caution {
+        let ms = Duration::from_millis;
+        let default = MostBack::default();
+        Caution {
+            canary: self
+                .canary
+                .map(|CanarySpec { letters, wait_ms }| Canary { letters, wait: ms(wait_ms) }),
+            most_back: MostBack {
+                percent: self.max_return_percent.unwrap_or(default.percent),
+                breaks: self.max_return_percent.is_some(),
+            },
+            verify: self.verify_ms.map(ms),
+            is_judged: false,
+            watermark,
+        }
+    }
+
     /// What a plan is asked for.
     pub fn request(&self) -> Request {
+        // Which of a bundle's letters are meant is decided where they come from.
+        let from_queue = !self.verb.reads_bundle();
         Request {
-            selects: !self.selection().is_all(),
-            first: self.selection.first,
+            selects: self.verb == Verb::Undo || from_queue && !self.selection().is_all(),
+            first: self.selection.first.filter(|_| from_queue),
             window: match self.rate {
                 // A batch is sent as a whole: with a rate no more than a quarter of a second.
                 #[expect(
@@ -258,13 +441,23 @@ impl RunSpec {
                 OrderSpec::Queue => Order::Queue,
                 OrderSpec::None => Order::None,
                 OrderSpec::Strict => Order::Strict,
+                OrderSpec::Key(_) => Order::Key,
             },
-            max_replays: self.max_replays,
+            max_replays: if self.begins_anew() { self.max_replays } else { u64::MAX },
             parks: self.park.is_some(),
             alongside: self.alongside,
             min_lives: self.min_lives,
             allow_expiry: self.allow_expiry,
             allow_loss: self.allow_loss,
+            within: self.within,
+            from: self.from,
+            max_hold: self.max_hold_ms.map(Duration::from_millis),
+            most_held: self.most_held,
+            staged: self.staged,
+            keeps: self.verb.keeps(),
+            counts_returns: self.canary.is_some()
+                || self.max_return_percent.is_some()
+                || self.verify_ms.is_some(),
         }
     }
 }
@@ -277,7 +470,7 @@ mod tests {
     fn a_spec_is_read_back_as_it_was_written() {
         let spec = RunSpec {
             to: Some(QueueName::new("repaired").unwrap()),
-            order: OrderSpec::Strict,
+            order: OrderSpec::Key("headers.order".to_owned()),
             rate: Some(2.5),
             ..RunSpec::default()
         };
@@ -298,6 +491,16 @@ mod tests {
             (RunSpec { to: Some(queue.clone()), ..RunSpec::default() }, "both where"),
             (RunSpec { park: Some(queue.clone()), ..RunSpec::default() }, "both where"),
             (RunSpec { rate: Some(0.0), ..RunSpec::default() }, "no rate"),
+            (
+                RunSpec { order: OrderSpec::Key("headers.".to_owned()), ..RunSpec::default() },
+                "--order",
+            ),
+            (
+                RunSpec { order: OrderSpec::Key("nothing".to_owned()), ..RunSpec::default() },
+                "nothing",
+            ),
+            (RunSpec { ramp_ms: 5, ..RunSpec::default() }, "no --rate"),
+            (RunSpec { max_return_percent: Some(101.0), ..RunSpec::default() }, "no share"),
             (RunSpec { selection: selection("abcd"), ..RunSpec::default() }, "beginning"),
             (
                 RunSpec {
