@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::base::id::QueueName;
 use crate::base::time::Timestamp;
-pub(super) use crate::base::time::ago;
 use crate::deadletter::select::{IdPrefix, SHORTEST_PREFIX};
 use crate::deadletter::store::{FindError, Scan, ScanId, StoredLetter};
 use crate::deadletter::{Scans, Selection};
