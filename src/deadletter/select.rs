@@ -3,7 +3,7 @@
 //! A letter is meant when one of the names fits it, if any are given, and the condition holds and it
 //! died in the span of time; of those, `first` or `last` takes so many.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -330,6 +330,8 @@ pub struct Selector {
     uses: Vec<&'static str>,
     vhost: String,
     queue: QueueName,
+    /// The names of letters, to be looked up.
+    names: BTreeSet<String>,
     /// Which letter each short name meant.
     meant: BTreeMap<IdPrefix, LetterId>,
     matched: u64,
@@ -364,6 +366,7 @@ impl Selector {
             uses,
             vhost: vhost.to_owned(),
             queue: queue.clone(),
+            names: selection.ids.iter().map(|IdPrefix(id)| id.clone()).collect(),
             meant: BTreeMap::new(),
             matched: 0,
             total: None,
@@ -479,8 +482,11 @@ impl Selector {
     /// Whether one of the names begins that of the letter.
     fn names(&mut self, id: &LetterId) -> Result<bool, SelectError> {
         let mut named = false;
-        for prefix in self.selection.ids.iter().filter(|prefix| prefix.fits(id)) {
-            match self.meant.get(prefix) {
+        // A hundred thousand names are looked up, not gone through for each letter.
+        let begins = (SHORTEST_PREFIX..=id.as_str().len()).filter_map(|end| id.as_str().get(..end));
+        let begins: Vec<&str> = begins.filter(|begin| self.names.contains(*begin)).collect();
+        for prefix in begins.into_iter().map(|begin| IdPrefix(begin.to_owned())) {
+            match self.meant.get(&prefix) {
                 // Twins have one name; all of them are meant.
                 Some(first) if first == id => {}
                 Some(first) => {
@@ -491,7 +497,7 @@ impl Selector {
                     });
                 }
                 None => {
-                    self.meant.insert(prefix.clone(), id.clone());
+                    self.meant.insert(prefix, id.clone());
                 }
             }
             named = true;

@@ -5,7 +5,7 @@
 //! Groups are counted while the scan is written. A scan can be made again, so it is kept against the
 //! death of this process, not against a power cut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::storage::{Durability, Options, Room, StateFile, StorageError, rusqlit
 use super::fingerprint::{Fingerprint, Traits};
 use super::letter::LetterId;
 use super::letter_set::LetterSet;
-use super::select::{Known, SelectError, Selection, Selector};
+use super::select::{IdPrefix, Known, SelectError, Selection, Selector};
 use super::sighting::Sighting;
 use super::trail::{self, NewEntry};
 
@@ -703,7 +703,8 @@ impl Scans {
 
     /// Fails when a short name fits several letters or none.
     fn check_names(&self, scan: ScanId, selection: &Selection) -> Result<(), FindError> {
-        for prefix in &selection.ids {
+        // All of a name fits one letter, or its twins.
+        for prefix in selection.ids.iter().filter(|prefix| !prefix.is_whole()) {
             let ids: Vec<String> = self.read(|connection| {
                 let mut statement = connection.prepare_cached(
                     "SELECT DISTINCT id FROM deadletter_letter
@@ -751,7 +752,7 @@ impl Scans {
                 }
                 return Ok(());
             }
-            for key in narrow.keys(connection, "key", None)? {
+            for key in narrow.keys(connection, false, None)? {
                 if let Some(letter) = letter_by_key(connection, key)?
                     && each(letter).is_break()
                 {
@@ -763,55 +764,103 @@ impl Scans {
     }
 }
 
+/// Names in one statement: its expression may not be too deep.
+const NAMES_AT_ONCE: usize = 200;
+
 /// What of a selection the indexes can answer.
 struct Narrow {
+    /// One for so many names; the letters that any of them means are meant.
+    parts: Vec<Part>,
+    is_all: bool,
+}
+
+struct Part {
     clause: String,
     values: Vec<Sql>,
-    is_all: bool,
     /// The index to go by, where it has to be said.
     index: &'static str,
 }
 
 impl Narrow {
     fn of(scan: ScanId, selection: &Selection) -> Narrow {
-        let mut clause = "scan = ?".to_owned();
-        let mut values = vec![Sql::Integer(scan.0)];
-        let mut names = Vec::new();
-        for prefix in &selection.ids {
-            let (from, to) = prefix_range(prefix.as_str());
-            names.push(
-                "key IN (SELECT key FROM deadletter_letter WHERE scan = ? AND id >= ? AND id < ?)",
-            );
-            values.extend([Sql::Integer(scan.0), Sql::Text(from), Sql::Text(to)]);
-        }
-        for group in &selection.groups {
-            names.push("grp = ?");
-            values.push(Sql::Integer(sql_count(group.bits())));
-        }
-        if !names.is_empty() {
-            clause.push_str(&format!(" AND ({})", names.join(" OR ")));
-        }
-        for (at, compare) in [(selection.since, ">="), (selection.until, "<")] {
-            if let Some(at) = at {
-                clause.push_str(&format!(" AND died {compare} ?"));
-                values.push(Sql::Integer(at.unix_ms()));
+        let Selection { ids, groups, since, until, .. } = selection;
+        let part = |ids: &[IdPrefix], groups: &[Fingerprint]| {
+            let mut clause = "scan = ?".to_owned();
+            let mut values = vec![Sql::Integer(scan.0)];
+            let mut names = Vec::new();
+            for prefix in ids {
+                let (from, to) = prefix_range(prefix.as_str());
+                names.push(
+                    "key IN (SELECT key FROM deadletter_letter WHERE scan = ? AND id >= ? AND id < ?)",
+                );
+                values.extend([Sql::Integer(scan.0), Sql::Text(from), Sql::Text(to)]);
             }
-        }
-        let is_all = values.len() == 1;
-        // Short names find their letters by themselves.
-        let by_group = selection.ids.is_empty();
-        let index = if by_group { "INDEXED BY deadletter_letter_group" } else { "" };
-        Narrow { clause, values, is_all, index }
+            for group in groups {
+                names.push("grp = ?");
+                values.push(Sql::Integer(sql_count(group.bits())));
+            }
+            if !names.is_empty() {
+                clause.push_str(&format!(" AND ({})", names.join(" OR ")));
+            }
+            for (at, compare) in [(since, ">="), (until, "<")] {
+                if let Some(at) = at {
+                    clause.push_str(&format!(" AND died {compare} ?"));
+                    values.push(Sql::Integer(at.unix_ms()));
+                }
+            }
+            // Short names find their letters by themselves.
+            let index = if ids.is_empty() { "INDEXED BY deadletter_letter_group" } else { "" };
+            Part { clause, values, index }
+        };
+        let parts = if ids.len() + groups.len() <= NAMES_AT_ONCE {
+            vec![part(ids, groups)]
+        } else {
+            let by_id = ids.chunks(NAMES_AT_ONCE).map(|ids| part(ids, &[]));
+            by_id.chain(groups.chunks(NAMES_AT_ONCE).map(|groups| part(&[], groups))).collect()
+        };
+        let is_all = ids.is_empty() && groups.is_empty() && since.is_none() && until.is_none();
+        Narrow { parts, is_all }
     }
 
-    /// The keys that fit, in this order; only the index is read, never a body.
+    /// The keys that fit, from the head of the queue or from its tail; only the index is read, never
+    /// a body.
     fn keys(
         &self,
         connection: &Connection,
-        order: &str,
+        from_tail: bool,
+        limit: Option<u64>,
+    ) -> SqlResult<Vec<i64>> {
+        if let [part] = &self.parts[..] {
+            return part.keys(connection, from_tail, limit);
+        }
+        let mut keys = BTreeSet::new();
+        for part in &self.parts {
+            keys.extend(part.keys(connection, false, None)?);
+        }
+        let most = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+        Ok(match from_tail {
+            true => keys.into_iter().rev().take(most).collect(),
+            false => keys.into_iter().take(most).collect(),
+        })
+    }
+
+    fn count(&self, connection: &Connection) -> SqlResult<u64> {
+        match &self.parts[..] {
+            [part] => part.count(connection),
+            _ => Ok(self.keys(connection, false, None)?.len() as u64),
+        }
+    }
+}
+
+impl Part {
+    fn keys(
+        &self,
+        connection: &Connection,
+        from_tail: bool,
         limit: Option<u64>,
     ) -> SqlResult<Vec<i64>> {
         let limit = limit.map_or(String::new(), |limit| format!(" LIMIT {limit}"));
+        let order = if from_tail { "key DESC" } else { "key" };
         let sql = format!(
             "SELECT key FROM deadletter_letter {} WHERE {} ORDER BY {order}{limit}",
             self.index, self.clause
@@ -848,7 +897,7 @@ fn find_by_index(
             (matched, range(scan, all - matched, matched.min(most)))
         }
         (_, Some(last)) => {
-            let mut keys = narrow.keys(connection, "key DESC", Some(last))?;
+            let mut keys = narrow.keys(connection, true, Some(last))?;
             keys.reverse();
             (keys.len() as u64, keys)
         }
@@ -857,7 +906,7 @@ fn find_by_index(
             if narrow.is_all {
                 (matched, range(scan, 0, matched.min(most)))
             } else {
-                (matched, narrow.keys(connection, "key", Some(matched.min(most)))?)
+                (matched, narrow.keys(connection, false, Some(matched.min(most)))?)
             }
         }
     };

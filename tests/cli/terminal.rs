@@ -1,10 +1,15 @@
-//! The binary on a real terminal, and inside real shells: bars, and what a Tab offers.
+//! The binary on a real terminal, and inside real shells: bars, the view of dead letters, and what a
+//! Tab offers.
 
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use crate::harness::Machine;
-use crate::process::finish;
+use crate::process::{self, finish};
+use crate::support::eventually;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_nexusctl");
 
@@ -112,6 +117,220 @@ fn an_interrupt_leaves_the_terminal_as_it_was() {
         cursor.rfind(HIDDEN).is_none_or(|hidden| cursor.rfind(SHOWN) > Some(hidden)),
         "the cursor stays hidden: {shown:?}"
     );
+}
+
+/// A person at a terminal: reads what is drawn, and types.
+struct Person {
+    child: Child,
+    shown: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Person {
+    /// In a shell on a terminal of 80 columns and 24 rows.
+    fn at(machine: &Machine, line: &str) -> Person {
+        let line = format!("stty rows 24 cols 80; {line}");
+        let mut child = on_terminal(machine, &line).stdin(Stdio::piped()).spawn().unwrap();
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (mut from, to) = (child.stdout.take().unwrap(), Arc::clone(&shown));
+        let reader = std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(many @ 1..) = from.read(&mut bytes) {
+                to.lock().unwrap().extend_from_slice(&bytes[..many]);
+            }
+        });
+        Person { child, shown, reader }
+    }
+
+    fn sees(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until the word `what` is drawn after all that was drawn before: blanks are not drawn.
+    #[track_caller]
+    fn waits_for(&self, after: usize, what: &str) -> usize {
+        eventually(&format!("{what:?} is drawn"), || {
+            let seen = self.sees();
+            seen.get(after..)?.find(what).map(|at| after + at + what.len())
+        })
+    }
+
+    fn types(&mut self, keys: &str) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        stdin.write_all(keys.as_bytes()).and_then(|()| stdin.flush()).unwrap();
+    }
+
+    /// Its status, and all that was shown.
+    fn end(self) -> (Option<i32>, String) {
+        // An end of input would end `script` before the program.
+        let Person { child, shown, reader } = self;
+        let output = finish(child);
+        reader.join().unwrap();
+        let text = String::from_utf8_lossy(&shown.lock().unwrap()).into_owned();
+        (output.status.code(), text)
+    }
+}
+
+const ALTERNATE: &str = "\u{1b}[?1049h";
+const MAIN: &str = "\u{1b}[?1049l";
+
+/// Two dead letters, scanned.
+fn with_letters() -> Machine {
+    let machine = machine();
+    for order in [1, 2] {
+        machine.run(&format!("publish nexus.agents worker 'order {order}' -q")).ok();
+    }
+    let failed = machine.run("worker agent.worker --until-empty --reject -- sh -c 'exit 65'");
+    assert!(matches!(failed.status, 0 | 3), "{}", failed.shown());
+    machine.run("dlq scan dead.agent.worker").ok();
+    machine
+}
+
+/// What is shown after the view has given the terminal back, and whether it did.
+#[track_caller]
+fn given_back(shown: &str) -> &str {
+    let (drawn, after) = shown.rsplit_once(MAIN).unwrap_or_else(|| panic!("{shown:?}"));
+    assert!(drawn.contains(ALTERNATE), "{drawn:?}");
+    assert!(shown.rfind(SHOWN) > shown.rfind(HIDDEN), "the cursor stays hidden: {shown:?}");
+    // The terminal reads lines and echoes them again.
+    assert!(after.contains("icanon echo"), "{after:?}");
+    after
+}
+
+/// Says at the end whether the terminal reads lines and echoes them.
+const THEN_STATE: &str = "; status=$?; stty -a | tr ' ;' '\\n\\n' | grep -Ex -- '-?(icanon|echo)' | \
+    tr '\\n' ' '; exit $status";
+
+#[test]
+fn letters_are_browsed_marked_and_handed_on() {
+    if !is_here("script") {
+        return;
+    }
+    let machine = with_letters();
+    let line = format!("{PROGRAM} dlq browse --out marked.json{THEN_STATE}");
+    let mut person = Person::at(&machine, &line);
+    let at = person.waits_for(0, "100%");
+    person.types("\r");
+    let at = person.waits_for(at, "@2");
+    // Down, by the arrow's own sequence: the row is drawn again, turned round.
+    person.types("\u{1b}[B");
+    let at = person.waits_for(at, "@2");
+    person.types(" ");
+    let at = person.waits_for(at, "*");
+    person.types("\r");
+    let at = person.waits_for(at, "journey");
+    person.types("p");
+    person.waits_for(at, MAIN);
+    let (status, shown) = person.end();
+    assert_eq!(status, Some(0), "{shown:?}");
+    let after = given_back(&shown);
+    assert!(after.contains("1 letter written to marked.json"), "{after:?}");
+    assert!(
+        after.contains("nexusctl dlq plan dead.agent.worker --selection marked.json"),
+        "{after:?}"
+    );
+    let marked: serde_json::Value = serde_json::from_str(&machine.read("marked.json")).unwrap();
+    let listed = machine.run("dlq letters --selection marked.json -o json");
+    assert_eq!(listed.json(), marked, "it is what `dlq letters` prints, and what it reads");
+    assert_eq!(marked["letters"][0]["position"], 2);
+    assert_eq!(marked["letters"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn the_marked_letters_are_the_output_and_nothing_else_is() {
+    if !is_here("script") {
+        return;
+    }
+    let machine = with_letters();
+    for (keys, letters) in [("aq", 2), ("q", 0)] {
+        let line = format!("{PROGRAM} dlq browse -o json >marked.json{THEN_STATE}");
+        let mut person = Person::at(&machine, &line);
+        let at = person.waits_for(0, "100%");
+        person.types(keys);
+        person.waits_for(at, MAIN);
+        let (status, shown) = person.end();
+        assert_eq!(status, Some(0), "{shown:?}");
+        given_back(&shown);
+        let marked: serde_json::Value = serde_json::from_str(&machine.read("marked.json")).unwrap();
+        assert_eq!(marked["kind"], "DeadLetters");
+        assert_eq!(marked["letters"].as_array().unwrap().len(), letters);
+        let schemas = nexus::cli::schemas::output();
+        let schema = &schemas.iter().find(|(kind, _)| *kind == "DeadLetters").unwrap().1;
+        assert!(jsonschema::is_valid(schema, &marked), "{marked:#}");
+    }
+}
+
+#[test]
+fn a_signal_or_ctrl_c_gives_the_terminal_back() {
+    if !is_here("script") {
+        return;
+    }
+    for (sent, expected) in [("-TERM", 143), ("-HUP", 143), ("-INT", 130), ("\u{3}", 130)] {
+        let machine = with_letters();
+        let pid = machine.path("pid");
+        let line = format!("sh -c 'echo $$ >pid; exec {PROGRAM} dlq browse'{THEN_STATE}");
+        let mut person = Person::at(&machine, &line);
+        let at = person.waits_for(0, "100%");
+        person.types(" ");
+        let at = person.waits_for(at, "*");
+        if sent.starts_with('-') {
+            let number = std::fs::read_to_string(pid).unwrap();
+            assert!(Command::new("kill").args([sent, number.trim()]).status().unwrap().success());
+        } else {
+            person.types(sent);
+        }
+        person.waits_for(at, MAIN);
+        let (status, shown) = person.end();
+        assert_eq!(status, Some(expected), "{sent}: {shown:?}");
+        let after = given_back(&shown);
+        assert!(after.contains("no letters were handed on"), "{sent}: {after:?}");
+    }
+}
+
+#[test]
+fn a_queue_that_was_never_scanned_is_scanned_once_that_is_agreed_to() {
+    if !is_here("script") {
+        return;
+    }
+    let machine = machine();
+    machine.run("publish '' dead.agent.worker lost -q").ok();
+    let line = format!("{PROGRAM} dlq browse --queue dead.agent.worker{THEN_STATE}");
+    let mut person = Person::at(&machine, &line);
+    person.waits_for(0, "Go on? [y/N] ");
+    person.types("n\n");
+    let (status, shown) = person.end();
+    assert_eq!(status, Some(4), "{shown:?}");
+    assert!(shown.contains("1 message") && !shown.contains(ALTERNATE), "{shown:?}");
+    let mut person = Person::at(&machine, &line);
+    let at = person.waits_for(0, "Go on? [y/N] ");
+    person.types("y\n");
+    let at = person.waits_for(at, "100%");
+    person.types("q");
+    person.waits_for(at, MAIN);
+    let (status, shown) = person.end();
+    assert_eq!(status, Some(0), "{shown:?}");
+    given_back(&shown);
+}
+
+#[test]
+fn there_is_no_browsing_without_a_terminal() {
+    let machine = with_letters();
+    let output = finish(
+        process::command(&machine, &["dlq", "browse"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{stderr}");
+    assert!(stderr.contains("dlq groups") && stderr.contains("dlq letters"), "{stderr}");
+    if is_here("script") {
+        let line = format!("TERM=dumb {PROGRAM} dlq browse");
+        let output = finish(on_terminal(&machine, &line).spawn().unwrap());
+        assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+    }
 }
 
 // --------------------------------------------------------------------- shells

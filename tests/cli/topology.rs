@@ -350,6 +350,8 @@ fn every_command_that_changes_something_can_be_tried_dry() {
         "context list",
         "context show",
         "context validate",
+        // Scans only once its cost was agreed to.
+        "dlq browse",
         "dlq diff",
         "dlq doctor",
         "dlq groups",

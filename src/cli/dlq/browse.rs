@@ -86,6 +86,12 @@ pub(super) fn run(args: &BrowseArgs, session: &mut Session) -> Result<ExitStatus
     let left = session.drive(look(args, &scans, &scan, session))?;
     let queue = shell_word(scan.of.queue.as_str());
     let marked = count(left.marked.len(), "letter");
+    if scan.twins > 0 && left.ending != Ending::Quit && !left.marked.is_empty() {
+        session.ui.warning(format!(
+            "{} of this scan cannot be told apart from another: who names one of them means all of them",
+            count(scan.twins, "letter")
+        ));
+    }
     let plan = |file: &str| format!("next: nexusctl dlq plan {queue} --selection {file}");
     match left.ending {
         Ending::Quit if !format.is_machine() => Ok(ExitStatus::Done),
@@ -201,7 +207,7 @@ impl Keys {
             while !is_over.load(Ordering::Relaxed) {
                 let heard = match event::poll(PATIENCE) {
                     Ok(false) => continue,
-                    Ok(true) => event::read().map(of_terminal),
+                    Ok(true) => event::read().map(|event| of_terminal(&event)),
                     Err(error) => Err(error),
                 };
                 let heard = match heard {
@@ -228,10 +234,10 @@ impl Drop for Keys {
     }
 }
 
-fn of_terminal(event: event::Event) -> Option<Event> {
+fn of_terminal(event: &event::Event) -> Option<Event> {
     match event {
-        event::Event::Key(key) if key.kind != KeyEventKind::Release => key_of(key).map(Event::Key),
-        event::Event::Resize(columns, rows) => Some(Event::Size(columns, rows)),
+        event::Event::Key(key) if key.kind != KeyEventKind::Release => key_of(*key).map(Event::Key),
+        event::Event::Resize(columns, rows) => Some(Event::Size(*columns, *rows)),
         _ => None,
     }
 }

@@ -1,5 +1,6 @@
 //! `nexusctl quickstart`.
 
+mod typed;
 mod view;
 
 use std::fs::DirBuilder;
@@ -25,6 +26,8 @@ use super::output::{Format, Page, Style};
 use super::session::Session;
 use super::settings::Origin;
 use super::worker::{host_of, start_guard};
+
+use typed::Typed;
 
 pub use view::{QuickstartPlanView, QuickstartView};
 
@@ -109,7 +112,8 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
         seed: session.seed,
     };
     let started = session.clock.now();
-    let result = attempt(&target, &request, session);
+    let typed = Typed::new(session, &settings, &target, &dir);
+    let result = attempt(&target, &request, &typed, session);
     if temporary && !keep {
         // What is left of a temporary directory is no reason to fail.
         let _ = std::fs::remove_dir_all(&dir);
@@ -125,6 +129,7 @@ pub(super) fn run(args: QuickstartArgs, session: &mut Session) -> Result<ExitSta
 fn attempt(
     target: &Connector,
     request: &Request,
+    typed: &Typed,
     session: &mut Session,
 ) -> Result<crate::project::quickstart::QuickstartReport, CliError> {
     let stop = session.stop.clone();
@@ -141,7 +146,8 @@ fn attempt(
                 }
             }
         };
-        let result = quickstart(broker.as_ref(), request, clock, stop.job(), &mut on_step).await;
+        let result =
+            quickstart(broker.as_ref(), request, typed, clock, stop.job(), &mut on_step).await;
         let _ = broker.close().await;
         match failure {
             Some(error) => Err(error),
@@ -156,7 +162,7 @@ fn page_of(step: &Step, style: Style) -> String {
     page.line(style.strong(step.title));
     page.line(format!("  {} {}", style.dim("$"), step.command));
     for line in step.result.lines() {
-        page.line(format!("  {line}"));
+        page.line(format!("  {line}").trim_end());
     }
     page.line("");
     page.into_text()

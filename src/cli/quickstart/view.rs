@@ -23,6 +23,10 @@ pub struct QuickstartView {
     dead_lettered: u64,
     /// What a worker made of more messages.
     worker: WorkedView,
+    /// Dead letters of both that went back to where they are worked on.
+    replayed: u64,
+    /// Of these, those whose work the mended worker did.
+    mended: u64,
     /// Whether everything was removed again.
     cleaned_up: bool,
     /// The project's directory, when it was kept.
@@ -104,6 +108,8 @@ impl QuickstartView {
             consumed: report.consumed,
             dead_lettered: report.dead_lettered,
             worker: WorkedView::new(&report.worked),
+            replayed: report.replayed,
+            mended: report.mended,
             cleaned_up: report.cleaned_up,
             kept,
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
@@ -127,12 +133,12 @@ impl View for QuickstartView {
         let seconds = Duration::from_millis(self.elapsed_ms).as_secs_f64();
         let worker = &self.worker;
         page.line(format!(
-            "{} published = {} consumed + {} done by a worker + {} dead-lettered; nothing lost, \
-             {seconds:.1} s",
+            "{} published = {} consumed + {} done by a worker + {} that died, were sent back and done; \
+             nothing lost, {seconds:.1} s",
             self.published + worker.published,
             self.consumed,
             worker.done,
-            self.dead_lettered + worker.dead_lettered
+            self.mended
         ));
         match &self.kept {
             Some(dir) => page.line(format!("kept in {dir}; try the commands above")),
@@ -167,6 +173,7 @@ impl View for QuickstartPlanView {
         ));
         page.line("would publish 1000 messages to them, consume them and reject some");
         page.line("would let a worker handle 20 more with `sh`, and some of them fail");
+        page.line("would scan and group the dead letters, replay them, and handle them again");
         page.line(match self.kept {
             true => "would leave broker and directory as they are then",
             false => "would remove all of it again",

@@ -345,8 +345,9 @@ impl Browse {
             Key::Enter => return self.done_typing(),
             Key::Char(c) if !c.is_control() && input.before.len() < LONGEST => input.before.push(c),
             Key::Backspace => {
+                let is_over = input.before.pop().is_none() && input.after.is_empty();
                 // Nothing more to take away: not meant any more.
-                if input.before.pop().is_none() && input.after.is_empty() {
+                if is_over {
                     self.input = None;
                 }
             }

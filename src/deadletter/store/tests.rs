@@ -115,6 +115,70 @@ fn only_the_newest_scans_are_kept_and_one_can_be_forgotten() {
     });
 }
 
+/// A selection that was marked letter by letter names more of them than one statement takes.
+#[test]
+fn thousands_of_names_are_found() {
+    block(async {
+        let folder = tempfile::tempdir().unwrap();
+        let scans = opened(&folder).await;
+        let scan = scanned(&scans, 3000, 99).await;
+        let odd = |n: &u64| !n.is_multiple_of(2) && !n.is_multiple_of(7);
+        let meant: Vec<u64> = (1..=3000).filter(odd).collect();
+        let heads = scans.heads(scan.id, &meant).unwrap();
+        assert_eq!(heads.iter().map(|head| head.position).collect::<Vec<_>>(), meant);
+        assert!(heads.iter().all(|head| head.delivery.message.body.is_empty()));
+        let names = heads.iter().map(|head| IdPrefix::parse(head.id.as_str()).unwrap());
+        let all = Selection { ids: names.collect(), ..Selection::default() };
+        for condition in [None, Some("position > 0".to_owned())] {
+            for (first, last) in [(None, None), (Some(700), None), (None, Some(700))] {
+                let selection =
+                    Selection { condition: condition.clone(), first, last, ..all.clone() };
+                let found = scans.find(&scan, &selection, usize::MAX).unwrap();
+                let positions: Vec<u64> = found.letters.iter().map(|l| l.position).collect();
+                let expected = match (first, last) {
+                    (Some(_), _) => &meant[..700],
+                    (_, Some(_)) => &meant[meant.len() - 700..],
+                    _ => &meant[..],
+                };
+                assert_eq!(
+                    (positions.as_slice(), found.matched),
+                    (expected, expected.len() as u64)
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn windows_of_groups_and_places_are_parts_of_the_whole() {
+    block(async {
+        let folder = tempfile::tempdir().unwrap();
+        let scans = opened(&folder).await;
+        let scan = scanned(&scans, 100, 99).await;
+        let groups = scans.groups(scan.id).unwrap();
+        assert_eq!(scans.group_count(scan.id).unwrap(), groups.len() as u64);
+        assert_eq!(scans.groups_from(scan.id, 1, 2).unwrap(), groups[1..3]);
+        assert_eq!(scans.groups_from(scan.id, 99, 2).unwrap(), []);
+        let names = [groups[2].group, Fingerprint::from_bits(1), groups[0].group];
+        let named = scans.groups_named(scan.id, &names).unwrap();
+        assert_eq!(named, [groups[2].clone(), groups[0].clone()]);
+        let mut all = LetterSet::new();
+        for group in &groups {
+            let places = scans.places_of(scan.id, group.group).unwrap();
+            assert_eq!((places.len(), places.iter().next()), (group.letters, Some(group.first)));
+            assert_eq!(all.common(&places), 0);
+            all = all.or(&places);
+        }
+        assert_eq!(all, LetterSet::up_to(100));
+        let found = scans.matches(&scan, "position > 90", &mut |_| ControlFlow::Continue(()));
+        let found = found.unwrap();
+        assert_eq!(found.places.iter().collect::<Vec<_>>(), (91..=100).collect::<Vec<_>>());
+        assert_eq!(found.groups.values().sum::<u64>(), 10);
+        let wrong = scans.matches(&scan, "position >", &mut |_| ControlFlow::Continue(()));
+        assert!(matches!(wrong, Err(FindError::Select(_))), "{wrong:?}");
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 

@@ -2,10 +2,12 @@
 //!
 //! A project is made, its topology planned and applied; messages are published, the bad ones among
 //! them rejected, the others consumed, the dead letters looked at. Then a worker handles more of them
-//! by a command that fails for some at first and for some always. At the end everything is removed
-//! again. Each step carries the command that a person would type for it. On a shared broker all names begin
+//! by a command that fails for some at first and for some always. What died is read once and grouped by
+//! why; when the command is mended, it goes back to where it is worked on, and nothing is left over. At
+//! the end everything is removed again. Each step carries the command that a person would type for it. On a shared broker all names begin
 //! with the project's, and only objects of this run are removed.
 
+mod letters;
 mod work;
 
 use std::io::{self, Write};
@@ -38,14 +40,13 @@ use super::init::{HANDLER_FILE, InitError, NewFile, write_all};
 use super::spec::{PROJECT_FILE, TOPOLOGY_FILE};
 use super::topology::{NamedFile, load_topology};
 
+pub use letters::Commands;
 pub use work::{Death, Worked};
 
 /// How many messages are published.
 pub const MESSAGES: u64 = 1000;
 /// One in so many is an order that nobody can work on.
 const ONE_IN: u64 = 100;
-/// How many dead letters are shown.
-const SHOWN: u64 = 3;
 
 /// What to do and with what.
 #[derive(Clone, Debug)]
@@ -100,6 +101,10 @@ pub struct QuickstartReport {
     pub dead_lettered: u64,
     /// What the worker made of more messages.
     pub worked: Worked,
+    /// Dead letters that went back to where they are worked on.
+    pub replayed: u64,
+    /// Of these, those whose work the mended worker did.
+    pub mended: u64,
     /// Whether everything was removed again.
     pub cleaned_up: bool,
 }
@@ -146,12 +151,13 @@ pub type OnStep<'a> = dyn FnMut(&Step) + Send + 'a;
 pub async fn quickstart(
     broker: &dyn Broker,
     request: &Request,
+    commands: &dyn Commands,
     clock: Arc<dyn Clock>,
     stop: &Stop,
     on_step: &mut OnStep<'_>,
 ) -> Result<QuickstartReport, QuickstartError> {
-    let mut run =
-        Run { broker, request, clock, stop, report: QuickstartReport::default(), on_step };
+    let report = QuickstartReport::default();
+    let mut run = Run { broker, request, commands, clock, stop, report, on_step };
     let topology = run.init()?;
     let result = run.all(&topology).await;
     if !request.keep {
@@ -167,6 +173,7 @@ pub async fn quickstart(
 struct Run<'a, 'b> {
     broker: &'a dyn Broker,
     request: &'a Request,
+    commands: &'a dyn Commands,
     clock: Arc<dyn Clock>,
     stop: &'a Stop,
     report: QuickstartReport,
@@ -231,13 +238,15 @@ impl Run<'_, '_> {
         self.go_on()?;
         self.consume().await?;
         self.go_on()?;
-        self.look().await?;
-        self.go_on()?;
         self.publish_more().await?;
         self.go_on()?;
         self.work().await?;
         self.go_on()?;
         self.ask_why().await?;
+        self.go_on()?;
+        self.dead_letter_commands().await?;
+        self.go_on()?;
+        self.work_again().await?;
         self.count().await
     }
 
@@ -379,6 +388,8 @@ impl Run<'_, '_> {
         };
         let (report, _) = self.take("reject", &queue, options, raw()).await?;
         self.report.rejected = report.rejected;
+        let dead = QueueName::new(self.name("rejected"))?;
+        self.report.dead_lettered = self.dead_letters(&dead, report.rejected).await?;
         let command =
             format!("consume {queue} --until-empty --filter '{filter}' --ack reject --raw");
         let result = format!(
@@ -404,24 +415,6 @@ impl Run<'_, '_> {
         let command = format!("consume {queue} --until-empty --expect {expected} --raw");
         let result = format!("{} orders consumed, each acked after it was written", report.acked);
         self.done("consume the others", command, result);
-        Ok(())
-    }
-
-    async fn look(&mut self) -> Result<(), QuickstartError> {
-        let queue = self.name("rejected");
-        let options = ConsumeOptions {
-            until_empty: true,
-            count: Some(SHOWN),
-            ack: AckMode::Never,
-            ..ConsumeOptions::default()
-        };
-        let (_, text) = self.take("look at dead letters", &queue, options, raw()).await?;
-        let depth = self.dead_letters(&QueueName::new(&queue)?, self.report.rejected).await?;
-        self.report.dead_lettered = depth;
-        let command = format!("consume {queue} --ack never --count {SHOWN} --raw");
-        let shown: Vec<&str> = text.lines().collect();
-        let result = format!("{depth} dead letters, the first of them:\n{}", shown.join("\n"));
-        self.done("look at the dead letters, leaving them where they are", command, result);
         Ok(())
     }
 

@@ -4,8 +4,10 @@
 read -r order
 case $order in
 *'"broken"'*)
-    echo "nobody can read the address of this order" >&2
-    exit 65 # poison: dead-lettered at once, with the line above as the reason
+    if [ "$1" != mended ]; then
+        echo "nobody can read the address of this order" >&2
+        exit 65 # poison: dead-lettered at once, with the line above as the reason
+    fi
     ;;
 *'"unpaid"'*)
     if [ "$NEXUS_ATTEMPT" = 1 ]; then
