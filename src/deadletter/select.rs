@@ -3,7 +3,7 @@
 //! A letter is meant when one of the names fits it, if any are given, and the condition holds and it
 //! died in the span of time; of those, `first` or `last` takes so many.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -236,7 +236,11 @@ pub struct Selector {
     uses: Vec<&'static str>,
     vhost: String,
     queue: QueueName,
-    /// Which letter each short name meant.
+    /// The names that are whole: a plan may hold very many.
+    whole: BTreeSet<String>,
+    /// Those that are only the beginning of one.
+    short: Vec<IdPrefix>,
+    /// Which letter each name meant.
     meant: BTreeMap<IdPrefix, LetterId>,
     matched: u64,
     total: Option<u64>,
@@ -280,6 +284,13 @@ impl Selector {
             uses,
             vhost: vhost.to_owned(),
             queue: queue.clone(),
+            whole: selection
+                .ids
+                .iter()
+                .filter(|id| id.is_whole())
+                .map(|id| id.as_str().to_owned())
+                .collect(),
+            short: selection.ids.iter().filter(|id| !id.is_whole()).cloned().collect(),
             meant: BTreeMap::new(),
             matched: 0,
             total: None,
@@ -386,26 +397,21 @@ impl Selector {
         if cut && (self.uses.contains(&"body") || self.uses.contains(&"size")) {
             return Err(SelectError::Undecided("its body was not kept whole".to_owned()));
         }
+        let named = Named { told: &told, id: id.as_ref(), group, position };
         let mut context = Context::new();
         for name in &self.uses {
-            context = match *name {
-                "deaths" => context.with_owned(name, plain_deaths(&told)),
-                "reason" => context.with_owned(name, told.reason().into()),
-                "origin" => context.with_owned(name, plain_origin(&told)),
-                "id" => context.with_owned(name, id.as_ref().map(LetterId::as_str).into()),
-                "group" => context.with_owned(name, group.map(|group| group.to_string()).into()),
-                "position" => context.with_owned(name, position.into()),
-                "diedAt" => context.with_owned(name, died_at.map_or(0, Timestamp::unix_s).into()),
-                _ => with_variable(context, name, delivery, self.queue.as_str()),
-            };
+            context = with_letter(context, name, delivery, self.queue.as_str(), &named);
         }
         condition.evaluate_bool(&context).map_err(|error| SelectError::Undecided(error.to_string()))
     }
 
     /// Whether one of the names begins that of the letter.
     fn names(&mut self, id: &LetterId) -> Result<bool, SelectError> {
-        let mut named = false;
-        for prefix in self.selection.ids.iter().filter(|prefix| prefix.fits(id)) {
+        let mut named = self.whole.contains(id.as_str());
+        if named {
+            self.meant.insert(IdPrefix(id.as_str().to_owned()), id.clone());
+        }
+        for prefix in self.short.iter().filter(|prefix| prefix.fits(id)) {
             match self.meant.get(prefix) {
                 // Twins have one name; all of them are meant.
                 Some(first) if first == id => {}
@@ -429,6 +435,40 @@ impl Selector {
     pub fn unmet(&self) -> Vec<&str> {
         let met = |prefix: &&IdPrefix| !self.meant.contains_key(*prefix);
         self.selection.ids.iter().filter(met).map(IdPrefix::as_str).collect()
+    }
+}
+
+/// What is known of a letter beside its delivery.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named<'a> {
+    /// What its headers tell.
+    pub(crate) told: &'a Told,
+    /// Its name.
+    pub(crate) id: Option<&'a LetterId>,
+    /// Its group.
+    pub(crate) group: Option<Fingerprint>,
+    /// Its place.
+    pub(crate) position: u64,
+}
+
+/// The context with one of the names that a condition about letters may use.
+pub(crate) fn with_letter<'a>(
+    context: Context<'a>,
+    name: &'static str,
+    delivery: &'a Delivery,
+    queue: &str,
+    named: &Named<'_>,
+) -> Context<'a> {
+    let Named { told, id, group, position } = named;
+    match name {
+        "deaths" => context.with_owned(name, plain_deaths(told)),
+        "reason" => context.with_owned(name, told.reason().into()),
+        "origin" => context.with_owned(name, plain_origin(told)),
+        "id" => context.with_owned(name, id.map(LetterId::as_str).into()),
+        "group" => context.with_owned(name, group.map(|group| group.to_string()).into()),
+        "position" => context.with_owned(name, (*position).into()),
+        "diedAt" => context.with_owned(name, told.died_at().map_or(0, Timestamp::unix_s).into()),
+        _ => with_variable(context, name, delivery, queue),
     }
 }
 
