@@ -8,13 +8,19 @@
 //! go stays.
 
 pub mod address;
+pub mod audience;
+pub mod edit;
 pub mod machine;
+pub mod mapping;
 pub mod plan;
+pub mod planned;
 pub mod preflight;
 pub mod recall;
 pub mod run;
 pub mod spec;
 pub mod store;
+mod subject;
+pub mod survey;
 
 #[cfg(test)]
 mod tests;

@@ -57,6 +57,8 @@ pub struct Request {
     pub selects: bool,
     /// How many at most.
     pub first: Option<u64>,
+    /// How many of those that wait are known to go, so that they need not be held.
+    pub going: u64,
     /// How many may be out at once.
     pub window: u64,
     /// What a refusal means.
@@ -139,7 +141,7 @@ pub fn plan(facts: &Facts, request: &Request) -> Plan {
             Some("--alongside"),
         );
     }
-    if mode == Mode::Hold && facts.ready > MOST_HELD {
+    if mode == Mode::Hold && facts.ready.saturating_sub(request.going) > MOST_HELD {
         object(
             format!(
                 "letters that stay are held until the end, {MOST_HELD} at most, and {} wait",
@@ -215,6 +217,7 @@ mod tests {
         Request {
             selects: false,
             first: None,
+            going: 0,
             window: WINDOW,
             order: Order::Queue,
             max_replays: 3,

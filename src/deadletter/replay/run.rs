@@ -24,9 +24,10 @@ use crate::delivery::stop::{Stop, Wish};
 use crate::message::{FieldTable, FieldValue};
 use crate::storage::StorageError;
 
-use super::address::{RUN, Sender, Target, replays};
+use super::address::{Address, RUN, Sender, Target, replays};
+use super::edit::{Edited, Editor};
 use super::machine::{
-    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Position, Rules, Seen, Way,
+    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Position, Rules, Seen, State, Way,
 };
 use super::recall::recall;
 use super::store::{Detail, Journal, Phase, StoredRun};
@@ -56,6 +57,10 @@ pub struct ReplayOptions {
     pub login: Option<String>,
     /// Give back the time to live that letters had.
     pub restore_ttl: bool,
+    /// What becomes different in letters.
+    pub editor: Option<Editor>,
+    /// Whether the copies go to another broker or vhost.
+    pub elsewhere: bool,
     /// Messages a second, at most.
     pub rate: Option<f64>,
     /// When to hold no more letters that come back often.
@@ -79,6 +84,14 @@ pub struct ReplayReport {
     pub recalled: u64,
     /// Of those that stay, those that have nowhere to go, and why the first has not.
     pub nowhere: u64,
+    /// Why the first of them has nowhere to go.
+    pub first_nowhere: Option<String>,
+    /// Of those that stay, those that cannot be edited so.
+    pub not_edited: u64,
+    /// Why the first of them cannot.
+    pub first_not_edited: Option<String>,
+    /// Letters whose body was edited: what they had is in the journal.
+    pub bodies_edited: u64,
     /// Letters for which the condition failed.
     pub filter_errors: u64,
     /// What the first of these failures was.
@@ -203,6 +216,7 @@ pub async fn run(
         target: options.target.clone(),
         login: options.login.clone(),
         restore_ttl: options.restore_ttl,
+        elsewhere: options.elsewhere,
     };
     let mut run = Run {
         broker,
@@ -230,6 +244,10 @@ pub async fn run(
             counts: Counts::default(),
             recalled: 0,
             nowhere: 0,
+            first_nowhere: None,
+            not_edited: 0,
+            first_not_edited: None,
+            bodies_edited: 0,
             filter_errors: 0,
             first_filter_error: None,
             refusal: None,
@@ -298,6 +316,8 @@ pub fn why(end: End) -> &'static str {
 struct Letter {
     delivery: Delivery,
     key: LetterId,
+    to: Address,
+    edited: Edited,
 }
 
 type Writing = JoinHandle<Result<(), StorageError>>;
@@ -445,7 +465,9 @@ impl Run<'_> {
             .into_iter()
             .map(|entry| {
                 let detail = match &entry {
-                    Entry::New(position, ..) => self.detail(*position),
+                    Entry::New(position, ..) | Entry::Now(position, State::Intent(_)) => {
+                        self.detail(*position)
+                    }
                     Entry::Now(..) => Detail::default(),
                 };
                 (entry, detail)
@@ -458,14 +480,12 @@ impl Run<'_> {
 
     fn detail(&self, position: Position) -> Detail {
         let Some(letter) = self.letters.get(&position) else { return Detail::default() };
-        let target = self.sender.address(&letter.delivery).ok().map(|(exchange, key)| {
-            if exchange.as_str().is_empty() {
-                format!("queue {key}")
-            } else {
-                format!("exchange {exchange} key {key}")
-            }
-        });
-        Detail { message_id: letter.delivery.message.properties.message_id.clone(), target }
+        let message = &letter.delivery.message;
+        Detail {
+            message_id: message.properties.message_id.clone(),
+            target: Some(letter.to.to_string()),
+            body: letter.edited.body.is_some().then(|| message.body.clone()),
+        }
     }
 
     async fn publish(&mut self, position: Position, way: Way, stop: &Stop) {
@@ -474,14 +494,12 @@ impl Run<'_> {
             return;
         };
         let publish = match (way, &self.options.park) {
-            (Way::Parked, Some(park)) => {
-                Some(self.sender.parked(&letter.delivery, &letter.key, park))
+            (Way::Parked, Some(park)) => self.sender.parked(&letter.delivery, &letter.key, park),
+            _ => {
+                self.report.bodies_edited += u64::from(letter.edited.body.is_some());
+                let Letter { delivery, key, to, edited } = letter;
+                self.sender.letter_to(to, &delivery, &key, &edited)
             }
-            _ => self.sender.letter(&letter.delivery, &letter.key).ok(),
-        };
-        let Some(publish) = publish else {
-            self.machine.on(Event::Outcome(position, Fate::NotSent));
-            return;
         };
         if let Some(pace) = &mut self.pace {
             let wait = pace.wait(self.began.elapsed());
@@ -527,6 +545,27 @@ impl Run<'_> {
         self.machine.on(Event::Outcome(position, fate));
     }
 
+    /// Where a letter goes and what becomes different in it; counted when that cannot be.
+    fn prepare(&mut self, delivery: &Delivery, key: &LetterId) -> Option<(Address, Edited)> {
+        let to = match self.sender.address(delivery, key) {
+            Ok(to) => to,
+            Err(nowhere) => {
+                self.report.nowhere += 1;
+                self.report.first_nowhere.get_or_insert_with(|| nowhere.to_string());
+                return None;
+            }
+        };
+        let Some(editor) = &self.options.editor else { return Some((to, Edited::default())) };
+        match editor.edit(delivery, key, &self.options.queue) {
+            Ok(edited) => Some((to, edited)),
+            Err(why) => {
+                self.report.not_edited += 1;
+                self.report.first_not_edited.get_or_insert(why);
+                None
+            }
+        }
+    }
+
     fn see(&mut self, delivery: Delivery, known: Option<Known>, wants: &mut Wants<'_>) {
         self.quiet_since = Instant::now();
         self.empty_looks = 0;
@@ -544,17 +583,18 @@ impl Run<'_> {
             self.report.first_filter_error.get_or_insert(error);
             false
         });
-        if wanted && !is_echo && self.sender.address(&delivery).is_err() {
-            self.report.nowhere += 1;
-            wanted = false;
+        let mut ready = None;
+        if wanted && !is_echo {
+            ready = self.prepare(&delivery, &key);
+            wanted = ready.is_some();
         }
         let Lives { limit, keep } = self.options.lives;
         let at_risk = limit.is_some_and(|limit| limit.saturating_sub(returns_of(&delivery)) < keep);
         let tag = delivery.tag;
         // What was confirmed before is acked as it is.
         let goes = wanted && !is_echo && known.is_none_or(|known| !known.confirmed);
-        if goes {
-            self.letters.insert(position, Letter { delivery, key: key.clone() });
+        if goes && let Some((to, edited)) = ready {
+            self.letters.insert(position, Letter { delivery, key: key.clone(), to, edited });
         }
         self.machine.on(Event::Seen(Seen { tag, key, wanted, is_echo, replays, known }));
         if at_risk && !wanted {
