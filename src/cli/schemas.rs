@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::deadletter::replay::mapping::ReplayMapSpec;
 use crate::project::spec::ProjectFile;
 use crate::topology::explain::QueueExplanation;
 use crate::topology::route::RouteReport;
@@ -13,9 +14,9 @@ use super::context::{
     ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
 };
 use super::dlq::{
-    DeadLetterAuditView, DeadLetterDiffView, DeadLetterGroupsView, DeadLetterQueuesView,
-    DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLettersView, ReplayRunView,
-    ReplayRunsView, ReplayView,
+    DeadLetterAuditView, DeadLetterDiffView, DeadLetterGroupsView, DeadLetterPlan,
+    DeadLetterQueuesView, DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLettersView,
+    ReplayRunView, ReplayRunsView, ReplayView,
 };
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
@@ -54,6 +55,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<DeadLetterAuditView>(),
         of::<DeadLetterDiffView>(),
         of::<DeadLetterGroupsView>(),
+        of::<DeadLetterPlan>(),
         of::<DeadLetterQueuesView>(),
         of::<DeadLetterScanView>(),
         of::<DeadLetterScansView>(),
@@ -104,6 +106,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
 pub fn files() -> Vec<(&'static str, Value)> {
     vec![
         ("Project", schemars::schema_for!(ProjectFile).to_value()),
+        ("ReplayMap", schemars::schema_for!(ReplayMapSpec).to_value()),
         ("Topology", schemars::schema_for!(TopologySpec).to_value()),
     ]
 }

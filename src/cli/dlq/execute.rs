@@ -1,13 +1,17 @@
 //! Beginning a run and going on with one: preflight, plan, consent, and the run itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::id::QueueName;
 use crate::broker::calm::await_calm;
 use crate::broker::{Broker, Delivery, LockError, LockHolder, QueueType};
+use crate::deadletter::replay::audience::Heard;
+use crate::deadletter::replay::machine::End;
 use crate::deadletter::replay::plan::{Facts, Mode, Plan, plan};
-use crate::deadletter::replay::preflight::{self, Noun, PreflightError};
+use crate::deadletter::replay::planned::objection_in_words;
+use crate::deadletter::replay::preflight::{self, Around, Noun, PreflightError};
 use crate::deadletter::replay::run::{
     Begin, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker, run as replay,
 };
@@ -27,8 +31,10 @@ use crate::cli::runtime::unless_stopped;
 use crate::cli::session::Session;
 use crate::cli::settings::Settings;
 
+use super::audience;
+use super::elsewhere;
 use super::replay::RunArgs;
-use super::report::{in_words, status, view_of};
+use super::report::{status, view_of, whither};
 
 /// A run that is to begin.
 #[derive(Debug)]
@@ -49,23 +55,27 @@ struct Job {
     is_new: bool,
     facts: Facts,
     plan: Plan,
+    /// The other broker or vhost that the copies go to.
+    there: Option<Connector>,
 }
 
 /// Looks around without touching anything.
-async fn facts(
+pub(super) async fn look(
     queue: &QueueName,
     spec: &RunSpec,
     broker: &dyn Broker,
+    there: Option<&dyn Broker>,
     settings: &Settings,
-) -> Result<Facts, CliError> {
-    let error = match preflight::facts(queue, spec, &spec.target()?, broker).await {
-        Ok(facts) => return Ok(facts),
+) -> Result<Around, CliError> {
+    let error = match preflight::look(queue, spec, &spec.target()?, broker, there).await {
+        Ok(around) => return Ok(around),
         Err(error) => error,
     };
-    let (noun, name) = match error {
-        PreflightError::Missing { noun, name } => (noun, name),
+    let (noun, name, is_target) = match error {
+        PreflightError::Missing { noun, name, is_target } => (noun, name, is_target),
         PreflightError::Broker(error) => return Err(error.into()),
     };
+    let broker = there.filter(|_| is_target).unwrap_or(broker);
     let vhost = &broker.identity().vhost;
     let verb = spec.verb.as_str();
     let message = format!(
@@ -112,31 +122,49 @@ pub(super) fn begin(new: NewRun, session: &mut Session) -> Result<ExitStatus, Cl
     let NewRun { queue, spec, named: RunArgs { run, reason, dry_run } } = new;
     let settings = session.settings()?;
     let connector = Connector::of(session)?;
-    let facts = session.drive(unless_stopped(&session.stop, async {
+    let there = elsewhere::connector(&spec, &connector, session)?;
+    let (spec, around, heard) = session.drive(unless_stopped(&session.stop, async {
+        let mut spec = spec;
         let broker = connector.connect().await?;
-        let facts = facts(&queue, &spec, &*broker, &settings).await?;
+        let other = elsewhere::connect(there.as_ref()).await?;
+        elsewhere::settle(&mut spec, &queue, &*broker, other.as_deref())?;
+        let around = look(&queue, &spec, &*broker, other.as_deref(), &settings).await?;
+        let another = elsewhere::is_another(&*broker, other.as_deref());
+        let heard = audience::hear(&queue, &spec, &around, another, &*broker, &settings).await?;
+        if let Some(other) = other {
+            let _ = other.close().await;
+        }
         let _ = broker.close().await;
-        Ok(facts)
+        Ok((spec, around, heard))
     }))?;
-    let plan = plan(&facts, &spec.request());
+    let facts = around.facts;
+    let mut plan = plan(&facts, &spec.request());
+    plan.warnings.extend(heard.warnings);
     if dry_run {
-        return show_plan(&queue, &spec, &facts, &plan, session);
+        return show_plan(&queue, &spec, &facts, &plan, heard.heard, session);
     }
     refuse(&queue, &spec, &plan)?;
     let most = spec.selection.first.map_or(facts.ready, |first| first.min(facts.ready));
-    let what = if spec.request().selects { "the selected of " } else { "" };
-    consent::ask(
-        session,
-        &settings,
-        &consent::Deed {
-            what: format!("{} queue `{queue}`", spec.verb.as_str()),
-            losses: vec![format!(
-                "{what}{} leave it for {}; each is acked when it is confirmed there",
-                count(most, "letter"),
-                in_words(&spec.target()?)
-            )],
-        },
-    )?;
+    let (what, most) = match spec.planned.and_then(|planned| planned.letters) {
+        Some(planned) => ("the planned ", planned),
+        None if spec.request().selects => ("the selected of ", most),
+        None => ("", most),
+    };
+    let letters = count(most, "letter");
+    let mut losses = vec![format!(
+        "{what}{letters} leave it for {}; each is acked when it is confirmed there",
+        whither(&spec)?
+    )];
+    losses.extend(heard.heard.iter().flatten().map(Heard::in_words));
+    let what = format!("{} queue `{queue}`", spec.verb.as_str());
+    let deed = consent::Deed { what, losses };
+    consent::ask(session, &settings, &deed)?;
+    if let Some(there) = there.as_ref().map(Connector::settings)
+        && there.protected.value
+        && there.context.is_some()
+    {
+        consent::ask(session, there, &deed)?;
+    }
     let request = serde_json::to_string(&spec)
         .map_err(|error| CliError::new(code::INTERNAL, ExitStatus::Internal, error.to_string()))?;
     let stored = StoredRun {
@@ -155,7 +183,8 @@ pub(super) fn begin(new: NewRun, session: &mut Session) -> Result<ExitStatus, Cl
         phase: Phase::Open,
         why: None,
     };
-    execute(Job { queue, spec, stored, is_new: true, facts, plan }, &connector, session)
+    let job = Job { queue, spec, stored, is_new: true, facts, plan, there };
+    execute(job, &connector, heard.heard, session)
 }
 
 fn show_plan(
@@ -163,9 +192,11 @@ fn show_plan(
     spec: &RunSpec,
     facts: &Facts,
     plan: &Plan,
+    heard: Option<Vec<Heard>>,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
-    let mut view = view_of(queue, &spec.target()?, facts, plan);
+    let mut view = view_of(queue, whither(spec)?, facts, plan);
+    view.audience = heard;
     view.stopped = objections(plan);
     view.warnings.clone_from(&plan.warnings);
     session.ui.report(&view)?;
@@ -174,13 +205,7 @@ fn show_plan(
 }
 
 fn objections(plan: &Plan) -> Vec<String> {
-    plan.objections
-        .iter()
-        .map(|objection| match objection.by {
-            Some(option) => format!("{} ({option} goes on nonetheless)", objection.why),
-            None => objection.why.clone(),
-        })
-        .collect()
+    plan.objections.iter().map(objection_in_words).collect()
 }
 
 fn refuse(queue: &QueueName, spec: &RunSpec, plan: &Plan) -> Result<(), CliError> {
@@ -201,13 +226,14 @@ const CALM_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn again(
     stored: StoredRun,
     dry_run: bool,
+    to_broker: Option<&str>,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let wrong = |error: &dyn std::fmt::Display| {
         CliError::failed(format!("cannot resume run `{}`: its journal says {error}", stored.id))
     };
-    let spec: RunSpec = serde_json::from_str(&stored.request).map_err(|error| wrong(&error))?;
+    let mut spec: RunSpec = serde_json::from_str(&stored.request).map_err(|error| wrong(&error))?;
     let queue = QueueName::new(stored.queue.clone()).map_err(|error| wrong(&error))?;
     let connector = Connector::of(session)?;
     if stored.broker != place(&connector) {
@@ -221,41 +247,68 @@ pub(super) fn again(
             .object(&stored.id)
             .hint("resume it with the broker that it began on"));
     }
-    let facts = session.drive(unless_stopped(&session.stop, async {
+    elsewhere::given_again(&mut spec, to_broker, session)?;
+    let there = elsewhere::connector(&spec, &connector, session)?;
+    let (spec, facts) = session.drive(unless_stopped(&session.stop, async {
+        let mut spec = spec;
         let broker = connector.connect().await?;
+        let other = elsewhere::connect(there.as_ref()).await?;
+        elsewhere::settle(&mut spec, &queue, &*broker, other.as_deref())?;
         if !spec.alongside {
             // Objections follow from what is counted then.
             await_calm(&*broker, &queue, settings.timeout().min(CALM_PATIENCE)).await?;
         }
-        let facts = facts(&queue, &spec, &*broker, &settings).await?;
+        let around = look(&queue, &spec, &*broker, other.as_deref(), &settings).await?;
+        if let Some(other) = other {
+            let _ = other.close().await;
+        }
         let _ = broker.close().await;
-        Ok(facts)
+        Ok((spec, around.facts))
     }))?;
     let mut plan = plan(&facts, &spec.request());
     if dry_run {
-        return show_plan(&queue, &spec, &facts, &plan, session);
+        return show_plan(&queue, &spec, &facts, &plan, None, session);
     }
     refuse(&queue, &spec, &plan)?;
     // Never more than waited when it began: what came since is not the run's.
     plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
-    execute(Job { queue, spec, stored, is_new: false, facts, plan }, &connector, session)
+    let job = Job { queue, spec, stored, is_new: false, facts, plan, there };
+    execute(job, &connector, None, session)
 }
 
-fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<ExitStatus, CliError> {
+fn execute(
+    job: Job,
+    connector: &Connector,
+    heard: Option<Vec<Heard>>,
+    session: &mut Session,
+) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     for warning in &job.plan.warnings {
         session.ui.warning(warning);
     }
-    let mut view = view_of(&job.queue, &job.spec.target()?, &job.facts, &job.plan);
+    let mut view = view_of(&job.queue, whither(&job.spec)?, &job.facts, &job.plan);
+    view.audience = heard;
     let id = job.stored.id.clone();
     let bar = Progress::new(&session.ui, Some(job.plan.rules.watermark), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
-    let report = result?;
+    let (report, not_met) = result?;
     view.run.clone_from(&id);
     view.take(&report);
+    let mut status = status(&report, session.stop.status());
+    if !not_met.is_empty() {
+        view.not_met = not_met.len() as u64;
+        let first: Vec<&str> = not_met.iter().map(String::as_str).take(NAMED).collect();
+        view.warnings.push(format!(
+            "planned, and not met: {}{}",
+            first.join(", "),
+            if not_met.len() > NAMED { " and others" } else { "" }
+        ));
+        if status == ExitStatus::Done {
+            status = ExitStatus::Partly;
+        }
+    }
     session.ui.report(&view)?;
-    let status = status(&report, session.stop.status());
     if status != ExitStatus::Done {
         session.ui.hint(format!(
             "nothing is lost; `nexusctl dlq resume {id}` goes on, `nexusctl dlq run show {id}` names \
@@ -271,9 +324,10 @@ async fn carry_out(
     settings: &Settings,
     session: &Session,
     bar: &Progress,
-) -> Result<ReplayReport, CliError> {
-    let Job { queue, spec, mut stored, is_new, facts, plan } = job;
+) -> Result<(ReplayReport, Vec<String>), CliError> {
+    let Job { queue, spec, mut stored, is_new, facts, plan, there } = job;
     let broker = connector.connect().await?;
+    let other = elsewhere::connect(there.as_ref()).await?;
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
     let clock = Arc::clone(&session.clock);
     let vhost = broker.identity().vhost.to_string();
@@ -296,8 +350,10 @@ async fn carry_out(
         rules: plan.rules,
         is_quorum: facts.queue_type == Some(QueueType::Quorum),
         looks: plan.looks,
-        login: connector.login().map(str::to_owned),
+        login: there.as_ref().unwrap_or(connector).login().map(str::to_owned),
         restore_ttl: spec.restore_ttl,
+        editor: spec.editor()?,
+        elsewhere: elsewhere::is_another(&*broker, other.as_deref()),
         rate: spec.rate,
         lives: Lives {
             limit: facts.delivery_limit.filter(|_| plan.mode == Mode::Hold),
@@ -308,18 +364,67 @@ async fn carry_out(
         holder: LockHolder { who: session.who.clone(), since: clock.now() },
     };
     let mut selector = Selector::new(&spec.selection(), &vhost, &queue)?;
-    let mut wants = |position, _: &LetterId, delivery: &Delivery| {
-        selector.wants(position, delivery).map_err(|error| error.to_string())
+    let mut budget = Budget::of(&spec);
+    let mut wants = |position, id: &LetterId, delivery: &Delivery| {
+        let wanted = selector.wants(position, delivery).map_err(|error| error.to_string())?;
+        Ok(wanted && budget.takes(id))
     };
     let mut progress = |looked, _| bar.at(looked);
     let scene = Scene {
         broker: &*broker,
-        copies_to: &ToBroker(&*broker),
+        copies_to: &ToBroker(other.as_deref().unwrap_or(&*broker)),
         journal: &journal,
         clock: &clock,
         stop: session.stop.job(),
     };
     let report = replay(&scene, begin, &options, &mut wants, &mut progress).await?;
+    if let Some(other) = &other {
+        let _ = other.close().await;
+    }
     let _ = broker.close().await;
-    Ok(report)
+    let looked_at_all = matches!(report.ended, End::All | End::First | End::Dry);
+    let not_met = match Budget::of(&spec).0 {
+        Some(planned) if looked_at_all => not_met(planned, &journal.met(&options.run)?),
+        _ => Vec::new(),
+    };
+    Ok((report, not_met))
+}
+
+/// Letters that are named at once when they were not met.
+const NAMED: usize = 20;
+
+/// How many letters of each name a plan is for: of twins, no more than it saw.
+struct Budget(Option<BTreeMap<String, u64>>);
+
+impl Budget {
+    fn of(spec: &RunSpec) -> Budget {
+        let named = spec.planned.is_some_and(|planned| planned.letters.is_some());
+        Budget(named.then(|| {
+            let mut budget = BTreeMap::new();
+            for id in &spec.selection.ids {
+                *budget.entry(id.as_str().to_owned()).or_default() += 1;
+            }
+            budget
+        }))
+    }
+
+    fn takes(&mut self, id: &LetterId) -> bool {
+        let Some(budget) = &mut self.0 else { return true };
+        let Some(left) = budget.get_mut(id.as_str()).filter(|left| **left > 0) else {
+            return false;
+        };
+        *left -= 1;
+        true
+    }
+}
+
+/// The planned letters that the journal does not have.
+fn not_met(planned: BTreeMap<String, u64>, met: &BTreeMap<String, u64>) -> Vec<String> {
+    planned
+        .into_iter()
+        .flat_map(|(id, planned)| {
+            let missing = planned.saturating_sub(met.get(&id).copied().unwrap_or(0));
+            (0..missing).map(move |_| id.clone())
+        })
+        .collect()
 }

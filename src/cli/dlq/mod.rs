@@ -1,5 +1,7 @@
 //! `nexusctl dlq …`: dead letters, seen without harm, understood, and replayed without losing one.
 
+mod apply;
+mod audience;
 mod diff;
 mod doctor;
 mod groups;
@@ -10,8 +12,10 @@ mod scans;
 pub(in crate::cli) mod selection;
 mod show;
 pub(in crate::cli) mod stored;
+mod elsewhere;
 mod execute;
 mod how;
+mod plan;
 mod replay;
 mod report;
 mod resume;
@@ -29,6 +33,7 @@ pub use doctor::DeadLetterAuditView;
 pub use groups::DeadLetterGroupsView;
 pub use letters::DeadLettersView;
 pub use list::DeadLetterQueuesView;
+pub use plan::DeadLetterPlan;
 pub use report::ReplayView;
 pub use run::ReplayRunView;
 pub use runs::ReplayRunsView;
@@ -64,6 +69,10 @@ enum DlqCommand {
     Doctor(doctor::DoctorArgs),
     /// Send letters back to where they are worked on, each acked only after it is confirmed there
     Replay(Box<replay::ReplayArgs>),
+    /// Write down what a replay would do to each letter, for a second person to read and `apply` to run
+    Plan(Box<plan::PlanArgs>),
+    /// Run a plan, on exactly the letters that it names
+    Apply(apply::ApplyArgs),
     /// Go on with a replay that was stopped or killed
     Resume(resume::ResumeArgs),
     /// List replays
@@ -85,6 +94,8 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Diff(args) => diff::run(&args, session),
         DlqCommand::Doctor(args) => doctor::run(&args, session),
         DlqCommand::Replay(args) => replay::run(&args, session),
+        DlqCommand::Plan(args) => plan::run(&args, session),
+        DlqCommand::Apply(args) => apply::run(&args, session),
         DlqCommand::Resume(args) => resume::run(&args, session),
         DlqCommand::Runs(args) => runs::run(&args, session),
         DlqCommand::Run(args) => run::run(args, session),

@@ -5,9 +5,11 @@ use serde::Serialize;
 
 use crate::base::id::QueueName;
 use crate::deadletter::replay::address::Target;
+use crate::deadletter::replay::audience::Heard;
 use crate::deadletter::replay::machine::End;
 use crate::deadletter::replay::plan::{Facts, Mode, Plan};
 use crate::deadletter::replay::run::ReplayReport;
+use crate::deadletter::replay::spec::{RunSpec, SpecError};
 
 use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View, count};
@@ -42,6 +44,14 @@ pub struct ReplayView {
     nowhere: u64,
     /// Of these, those for which the condition failed.
     filter_errors: u64,
+    /// Of these, those that cannot be edited so.
+    not_edited: u64,
+    /// Of the replayed ones, those whose body was edited; the one before is kept.
+    bodies_edited: u64,
+    /// Letters of the plan that were not met.
+    pub(super) not_met: u64,
+    /// Who gets the copies that go through an exchange; null when it is not known, or none does.
+    pub(super) audience: Option<Vec<Heard>>,
     /// Left: replayed too often.
     worn_out: u64,
     /// Left: no queue took the copy.
@@ -84,7 +94,10 @@ impl View for ReplayView {
         for (number, what) in [
             (self.parked, "put aside: replayed too often"),
             (self.skipped, "acked without another copy: confirmed before the crash"),
-            (self.not_wanted - self.nowhere.min(self.not_wanted), "left: not selected"),
+            (self.not_wanted.saturating_sub(self.nowhere + self.not_edited), "left: not selected"),
+            (self.not_edited, "left: cannot be edited so"),
+            (self.bodies_edited, "edited: their bodies from before are kept"),
+            (self.not_met, "planned, and not met in the queue"),
             (self.nowhere, "left: nothing tells where else it belongs"),
             (self.worn_out, "left: replayed too often"),
             (self.returned, "left: returned, no queue took the copy"),
@@ -96,6 +109,9 @@ impl View for ReplayView {
             if number > 0 {
                 page.line(format!("{} {what}", letters(number)));
             }
+        }
+        for heard in self.audience.iter().flatten() {
+            page.line(heard.in_words());
         }
         for why in &self.stopped {
             let word = if self.dry_run { "in the way:" } else { "stopped:" };
@@ -117,19 +133,24 @@ pub(super) fn in_words(target: &Target) -> String {
         Target::OriginExchange => "the exchange each was published to".to_owned(),
         Target::Exchange(exchange, None) => format!("exchange {exchange}"),
         Target::Exchange(exchange, Some(key)) => format!("exchange {exchange} with key {key}"),
+        Target::Mapped(map) => format!("where {} says", map.text().file),
     }
 }
 
-pub(super) fn view_of(
-    queue: &QueueName,
-    target: &Target,
-    facts: &Facts,
-    plan: &Plan,
-) -> ReplayView {
+/// Where the letters go, in words.
+pub(super) fn whither(spec: &RunSpec) -> Result<String, SpecError> {
+    let target = in_words(&spec.target()?);
+    Ok(match &spec.elsewhere {
+        Some(elsewhere) => format!("{target} in {}", elsewhere.in_words()),
+        None => target,
+    })
+}
+
+pub(super) fn view_of(queue: &QueueName, target: String, facts: &Facts, plan: &Plan) -> ReplayView {
     ReplayView {
         run: String::new(),
         queue: queue.to_string(),
-        target: in_words(target),
+        target,
         ready: facts.ready,
         mode: match plan.mode {
             Mode::Drain => "drain",
@@ -143,6 +164,10 @@ pub(super) fn view_of(
         not_wanted: 0,
         nowhere: 0,
         filter_errors: 0,
+        not_edited: 0,
+        bodies_edited: 0,
+        not_met: 0,
+        audience: None,
         worn_out: 0,
         returned: 0,
         nacked: 0,
@@ -166,6 +191,8 @@ impl ReplayView {
         self.not_wanted = counts.not_wanted;
         self.nowhere = report.nowhere;
         self.filter_errors = report.filter_errors;
+        self.not_edited = report.not_edited;
+        self.bodies_edited = report.bodies_edited;
         self.worn_out = counts.worn_out;
         self.returned = counts.returned;
         self.nacked = counts.nacked;
@@ -180,6 +207,13 @@ impl ReplayView {
                 "the queue has letters that came back to it before: what stayed may now be behind those"
                     .to_owned(),
             );
+        }
+        if let Some(why) = &report.first_not_edited {
+            let number = count(report.not_edited, "letter");
+            self.warnings.push(format!("{number} cannot be edited so, the first because {why}"));
+        }
+        if let Some(why) = report.first_nowhere.as_ref().filter(|why| why.contains("map")) {
+            self.warnings.push(format!("of the first letter with nowhere to go: {why}"));
         }
         if let Some(error) = &report.first_filter_error {
             let number = count(report.filter_errors, "letter");
@@ -218,7 +252,7 @@ fn why_stopped(report: &ReplayReport) -> Option<String> {
 pub(super) fn status(report: &ReplayReport, stopped: ExitStatus) -> ExitStatus {
     let counts = report.counts;
     if why_stopped(report).is_none() {
-        return ExitStatus::Done;
+        return if report.not_edited == 0 { ExitStatus::Done } else { ExitStatus::Partly };
     }
     if report.ended == End::Stopped && !report.lives_at_risk {
         return stopped;
