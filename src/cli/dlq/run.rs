@@ -64,6 +64,9 @@ fn word(state: State) -> &'static str {
         State::Returned => "returned",
         State::Nacked => "refused",
         State::Skipped => "confirmed before",
+        State::Copied => "copied",
+        State::Rested => "put with the rest",
+        State::Turned => "refused, and put with the rest",
     }
 }
 

@@ -12,8 +12,10 @@
 //!   resumed run knows which of the letters it meets are older ([`super::recall`]).
 //! - What is not to go, is returned, refused or in doubt is held, and goes back to its place when the
 //!   consumer closes. Nothing is ever put back singly.
+//! - Where letters are copied only, a confirmed one is held as well. Where there is a queue for the rest,
+//!   what would be held goes there instead, by the same rules.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::broker::{DeliveryTag, Settlement};
 use crate::deadletter::letter::LetterId;
@@ -30,6 +32,9 @@ pub enum Order {
     Queue,
     /// The run stops, and no letter is out before the one ahead of it is confirmed.
     Strict,
+    /// Those of its lane stay too, and no letter is out before the one of its lane that is ahead of it is
+    /// confirmed. Other lanes go on.
+    Key,
 }
 
 /// What a run keeps to.
@@ -41,14 +46,25 @@ pub struct Rules {
     pub prefetch: u64,
     /// How many letters are looked at, at most: those that wait when it begins.
     pub watermark: u64,
-    /// How many letters are replayed, at most.
+    /// How many letters are replayed, at most; those of earlier attempts do not count again.
     pub first: Option<u64>,
+    /// Whether there was an attempt before: then what it had taken may come again, beside those.
+    pub is_resumed: bool,
     /// What a refusal means for the others.
     pub order: Order,
     /// How often a letter may have been replayed before it is put aside.
     pub max_replays: u64,
     /// Whether there is a place where such letters are put aside; else they stay.
     pub parks: bool,
+    /// Whether a letter stays when its copy is confirmed.
+    pub keeps: bool,
+    /// Whether there is a queue for what would otherwise stay. Then letters that could not go come behind
+    /// those that were out with them, and what a refusal stops is the way to the target, not the run.
+    pub rests: bool,
+    /// Whether the way to the target is closed from the beginning, by a refusal in an earlier attempt.
+    pub is_diverted: bool,
+    /// Whether acks take nothing away, as in a stream: then nothing is held, whatever stays.
+    pub passes: bool,
 }
 
 /// A letter that a journal knows from an earlier attempt of the same run.
@@ -56,8 +72,8 @@ pub struct Rules {
 pub struct Known {
     /// Its place.
     pub position: Position,
-    /// Whether its copy had been confirmed.
-    pub confirmed: bool,
+    /// What had become of it.
+    pub state: State,
 }
 
 /// A letter as it is handed out.
@@ -73,6 +89,10 @@ pub struct Seen {
     pub is_echo: bool,
     /// How often it was replayed before.
     pub replays: u64,
+    /// Which others it must not overtake, where the order goes by that.
+    pub lane: Option<u64>,
+    /// Whether an earlier attempt has confirmed one of its name, so that it was counted then.
+    pub is_met: bool,
     /// What is known of it.
     pub known: Option<Known>,
 }
@@ -84,6 +104,8 @@ pub enum Way {
     Target,
     /// To where those are put aside that were replayed too often.
     Parked,
+    /// To the queue for the rest.
+    Rest,
 }
 
 /// What became of a publish.
@@ -139,6 +161,32 @@ pub enum State {
     Nacked,
     /// Its copy was confirmed in an earlier attempt: it is acked without another one.
     Skipped,
+    /// Its copy is confirmed, and it stays.
+    Copied,
+    /// Its copy in the queue for the rest is confirmed.
+    Rested,
+    /// The same of one that could not go to its target.
+    Turned,
+}
+
+impl State {
+    /// Whether its copy is confirmed, wherever that went.
+    pub const fn is_confirmed(self) -> bool {
+        match self {
+            State::Confirmed
+            | State::Parked
+            | State::Skipped
+            | State::Copied
+            | State::Rested
+            | State::Turned => true,
+            State::Held | State::Intent(_) | State::Returned | State::Nacked => false,
+        }
+    }
+
+    /// Whether it is acked once this is written.
+    const fn leaves(self) -> bool {
+        self.is_confirmed() && !matches!(self, State::Copied)
+    }
 }
 
 /// One line of a write.
@@ -205,6 +253,12 @@ pub struct Counts {
     pub not_wanted: u64,
     /// Left: replayed too often.
     pub worn_out: u64,
+    /// Left: behind one of the same lane that could not go.
+    pub behind: u64,
+    /// Copied, and left.
+    pub copied: u64,
+    /// Confirmed in the queue for the rest.
+    pub rested: u64,
     /// Left: no queue took the copy.
     pub returned: u64,
     /// Left: the copy was refused.
@@ -251,9 +305,14 @@ struct Place {
     tag: DeliveryTag,
     key: LetterId,
     way: Way,
+    lane: Option<u64>,
     is_known: bool,
     /// Whether it went out in this attempt, and so holds a slot of the window until it is acked.
     was_out: bool,
+    /// Whether it was refused and has its slot still: those behind it wait for it with theirs.
+    has_slot: bool,
+    /// Whether it was refused at its target.
+    is_refused: bool,
     step: Step,
 }
 
@@ -273,6 +332,10 @@ pub struct Machine {
     covered: (u64, u64),
     held: u64,
     left_behind: bool,
+    /// Lanes of letters that could not go.
+    blocked: BTreeSet<u64>,
+    /// After a refusal, with a queue for the rest: nothing goes to the target any more.
+    diverted: bool,
     writing: bool,
     flushing: bool,
     consumer_lost: bool,
@@ -295,6 +358,8 @@ impl Machine {
             covered: (0, 0),
             held: 0,
             left_behind: false,
+            blocked: BTreeSet::new(),
+            diverted: rules.is_diverted,
             writing: false,
             flushing: false,
             consumer_lost: false,
@@ -366,30 +431,43 @@ impl Machine {
             // Handed out beyond: goes back with the rest.
             return;
         }
-        let Seen { tag, key, wanted, is_echo, replays, known } = seen;
+        let Seen { tag, key, wanted, is_echo, replays, lane, is_met, known } = seen;
         if is_echo {
             self.end(End::Echo);
             return;
         }
+        let enough = !is_met && self.has_enough();
+        if enough && !self.rules.rests {
+            self.end(End::First);
+            return;
+        }
         self.counts.looked += 1;
+        let lane = lane.filter(|_| self.rules.order == Order::Key);
         let worn_out = replays >= self.rules.max_replays;
-        let way = if worn_out { Way::Parked } else { Way::Target };
-        let step = match known {
-            Some(Known { confirmed: true, .. }) => {
+        let (step, way) = match known {
+            Some(Known { state, .. }) if state.is_confirmed() => {
                 self.counts.skipped += 1;
-                Step::Decided(State::Skipped)
+                let state = match state {
+                    State::Copied | State::Rested | State::Turned => state,
+                    _ => State::Skipped,
+                };
+                (Step::Decided(state), Way::Target)
             }
-            _ if !wanted => {
+            _ if !wanted || enough || self.diverted => {
                 self.counts.not_wanted += 1;
-                Step::ToHold
+                self.stays()
             }
             _ if worn_out && !self.rules.parks => {
                 self.counts.worn_out += 1;
-                Step::ToHold
+                self.stays()
+            }
+            _ if lane.is_some_and(|lane| self.blocked.contains(&lane)) => {
+                self.counts.behind += 1;
+                self.stays()
             }
             _ => {
-                self.taken += 1;
-                Step::Fresh
+                self.taken += u64::from(!is_met);
+                (Step::Fresh, if worn_out { Way::Parked } else { Way::Target })
             }
         };
         let position = known.map_or(self.next, |known| known.position);
@@ -401,25 +479,44 @@ impl Machine {
             tag,
             key,
             way,
+            lane,
             is_known: known.is_some(),
             was_out: step == Step::Fresh,
+            has_slot: false,
+            is_refused: false,
             step,
         });
         if self.counts.looked >= self.rules.watermark {
             self.end(End::All);
-        } else if self.rules.first.is_some_and(|first| self.taken >= first) {
+        } else if self.has_enough() && !self.rules.rests && !self.rules.is_resumed {
             self.end(End::First);
         }
     }
 
+    /// Whether as many as were wanted are on their way.
+    fn has_enough(&self) -> bool {
+        self.rules.first.is_some_and(|first| self.taken >= first)
+    }
+
+    /// What becomes of a letter that does not go.
+    fn stays(&self) -> (Step, Way) {
+        if self.rules.rests { (Step::Fresh, Way::Rest) } else { (Step::ToHold, Way::Target) }
+    }
+
     fn written(&mut self) {
         self.writing = false;
+        let held = if self.rules.passes { Step::Done } else { Step::Held };
         for place in &mut self.places {
             place.step = match place.step {
                 Step::Intending => Step::Due,
-                Step::Holding => Step::Held,
-                Step::Deciding(State::Confirmed | State::Parked | State::Skipped) => Step::Done,
-                Step::Deciding(_) => Step::Held,
+                Step::Holding => held,
+                Step::Deciding(state) => {
+                    if state == State::Copied && std::mem::take(&mut place.was_out) {
+                        // Nothing doubles it any more, though it is never acked.
+                        self.out -= 1;
+                    }
+                    if state.leaves() { Step::Done } else { held }
+                }
                 other => other,
             };
         }
@@ -432,15 +529,14 @@ impl Machine {
         let counts = &mut self.counts;
         let refused = match fate {
             Fate::Confirmed => {
-                let state = match place.way {
-                    Way::Target => State::Confirmed,
-                    Way::Parked => State::Parked,
+                let (state, count) = match place.way {
+                    Way::Target if self.rules.keeps => (State::Copied, &mut counts.copied),
+                    Way::Target => (State::Confirmed, &mut counts.replayed),
+                    Way::Parked => (State::Parked, &mut counts.parked),
+                    Way::Rest if place.is_refused => (State::Turned, &mut counts.rested),
+                    Way::Rest => (State::Rested, &mut counts.rested),
                 };
-                *(if place.way == Way::Target {
-                    &mut counts.replayed
-                } else {
-                    &mut counts.parked
-                }) += 1;
+                *count += 1;
                 place.step = Step::Decided(state);
                 if self.journal_lost {
                     self.let_go();
@@ -469,14 +565,81 @@ impl Machine {
                 false
             }
         };
-        self.out -= 1;
+        place.was_out = false;
+        let (lane, to_rest) = (place.lane, refused && self.rules.rests && place.way != Way::Rest);
+        if to_rest {
+            // Goes to where the others that stay are, after what is out already.
+            place.way = Way::Rest;
+            place.step = Step::Fresh;
+            place.is_known = true;
+            place.was_out = true;
+            place.has_slot = true;
+            place.is_refused = true;
+        } else {
+            self.out -= 1;
+        }
+        if self.rules.order == Order::Key
+            && let Some(lane) = lane
+        {
+            self.block(lane);
+        }
         if self.journal_lost {
             self.let_go();
         }
-        if !refused {
-            self.end(End::Broken);
-        } else if self.rules.order != Order::None {
+        match self.rules.order {
+            _ if !refused => self.end(End::Broken),
+            Order::None => {}
+            Order::Key if lane.is_some() => {}
+            // To the rest queue nothing may be refused: its letters would lose their places.
+            _ if to_rest => self.divert(),
+            _ => self.end(End::Refused),
+        }
+        if refused && !to_rest && self.rules.rests {
             self.end(End::Refused);
+        }
+    }
+
+    /// Keeps what waits in `lane` from going.
+    fn block(&mut self, lane: u64) {
+        self.blocked.insert(lane);
+        self.turn_back(|place| place.lane == Some(lane));
+    }
+
+    /// Lets nothing more go to the target.
+    fn divert(&mut self) {
+        self.diverted = true;
+        self.turn_back(|_| true);
+    }
+
+    /// What is not out yet and was to go stays instead.
+    fn turn_back(&mut self, which: impl Fn(&Place) -> bool) {
+        let rests = self.rules.rests;
+        for place in &mut self.places {
+            if place.way == Way::Rest || !which(place) {
+                continue;
+            }
+            match place.step {
+                // Written as an intent to go elsewhere, so it is written once more.
+                Step::Due if rests => {
+                    place.is_known = true;
+                    place.step = Step::Fresh;
+                }
+                Step::Due => {
+                    place.step = Step::Decided(State::Held);
+                    place.was_out = false;
+                }
+                Step::Fresh if !rests => {
+                    place.step = Step::ToHold;
+                    place.was_out = false;
+                }
+                Step::Fresh => {}
+                // In a write: looked at again when it is due.
+                _ => continue,
+            }
+            self.counts.behind += 1;
+            if rests {
+                place.way = Way::Rest;
+            }
         }
     }
 
@@ -490,8 +653,7 @@ impl Machine {
         self.settle(&mut effects);
         self.write(&mut effects);
         // With every place taken by what stays, and by the intent that waits for a newer one.
-        let waits =
-            |place: &Place| matches!(place.step, Step::Decided(State::Confirmed | State::Parked));
+        let waits = |place: &Place| matches!(place.step, Step::Decided(state) if state.leaves());
         if self.ending.is_none()
             && effects.is_empty()
             && !self.writing
@@ -527,19 +689,33 @@ impl Machine {
 
     fn publish(&mut self, effects: &mut Vec<Effect>) {
         let stops = self.stops();
+        // What was in a write when its lane was blocked is due only now.
+        if self.diverted {
+            self.turn_back(|_| true);
+        } else if !self.blocked.is_empty() {
+            let blocked = std::mem::take(&mut self.blocked);
+            self.turn_back(|place| place.lane.is_some_and(|lane| blocked.contains(&lane)));
+            self.blocked = blocked;
+        }
+        let mut ahead = BTreeSet::new();
         for place in &mut self.places {
-            if place.step != Step::Due {
-                continue;
+            let in_lane = place.lane.filter(|_| place.way != Way::Rest);
+            let is_free = in_lane.is_none_or(|lane| !ahead.contains(&lane));
+            if place.step == Step::Due {
+                if stops {
+                    self.counts.not_sent += 1;
+                    self.out -= u64::from(std::mem::take(&mut place.has_slot));
+                    place.step = Step::Decided(State::Held);
+                } else if self.out >= self.rules.window && !place.has_slot {
+                    break;
+                } else if is_free {
+                    self.out += u64::from(!std::mem::take(&mut place.has_slot));
+                    place.step = Step::Out;
+                    effects.push(Effect::Publish(place.position, place.way));
+                }
             }
-            if stops {
-                self.counts.not_sent += 1;
-                place.step = Step::Decided(State::Held);
-            } else if self.out < self.rules.window {
-                self.out += 1;
-                place.step = Step::Out;
-                effects.push(Effect::Publish(place.position, place.way));
-            } else {
-                break;
+            if matches!(place.step, Step::Due | Step::Out | Step::Intending | Step::Fresh) {
+                ahead.extend(in_lane);
             }
         }
     }
@@ -612,6 +788,7 @@ impl Machine {
             let (state, step) = match place.step {
                 Step::Fresh if stops => {
                     self.counts.not_sent += 1;
+                    self.out -= u64::from(std::mem::take(&mut place.has_slot));
                     (State::Held, Step::Holding)
                 }
                 Step::Fresh if intended < self.rules.intents() => {
@@ -639,7 +816,7 @@ impl Machine {
         let spared = newest.filter(|_| !intends && !ends);
         for (at, place) in self.places.iter_mut().enumerate() {
             if let Step::Decided(state) = place.step
-                && (spared != Some(at) || !matches!(state, State::Confirmed | State::Parked))
+                && (spared != Some(at) || !state.leaves() || state == State::Skipped)
             {
                 place.step = Step::Deciding(state);
                 entries.push(Entry::Now(place.position, state));
@@ -665,8 +842,11 @@ impl Machine {
         for place in &mut self.places {
             match place.step {
                 Step::Fresh | Step::Intending | Step::Due => self.counts.not_sent += 1,
-                Step::Decided(State::Confirmed | State::Parked)
-                | Step::Deciding(State::Confirmed | State::Parked) => self.counts.in_both += 1,
+                Step::Decided(state) | Step::Deciding(state)
+                    if state.leaves() && state != State::Skipped =>
+                {
+                    self.counts.in_both += 1;
+                }
                 Step::Out | Step::Done => continue,
                 _ => {}
             }
@@ -688,7 +868,9 @@ impl Place {
     fn is_intent(&self) -> bool {
         match self.step {
             Step::Intending | Step::Due | Step::Out => true,
-            Step::Decided(state) | Step::Deciding(state) => state != State::Skipped,
+            Step::Decided(state) | Step::Deciding(state) => {
+                !matches!(state, State::Skipped | State::Copied)
+            }
             _ => false,
         }
     }

@@ -75,6 +75,8 @@ pub struct Request {
     pub allow_expiry: bool,
     /// Into a target that drops what it has.
     pub allow_loss: bool,
+    /// Whether letters stay when their copies are confirmed.
+    pub keeps: bool,
 }
 
 /// Something in the way.
@@ -113,15 +115,20 @@ pub struct Plan {
 /// How a replay is to be done.
 pub fn plan(facts: &Facts, request: &Request) -> Plan {
     let window = if request.order == Order::Strict { 1 } else { request.window.max(1) };
-    let mode = if request.selects { Mode::Hold } else { Mode::Drain };
+    let mode = if request.selects || request.keeps { Mode::Hold } else { Mode::Drain };
     let rules = Rules {
         window,
         prefetch: 0,
         watermark: facts.ready,
         first: request.first,
+        is_resumed: false,
         order: request.order,
         max_replays: request.max_replays,
         parks: request.parks,
+        keeps: request.keeps,
+        rests: false,
+        is_diverted: false,
+        passes: false,
     };
     let prefetch = match mode {
         Mode::Drain => rules.intents(),
@@ -202,8 +209,9 @@ pub fn plan(facts: &Facts, request: &Request) -> Plan {
         warnings
             .push("what the queue is, and what holding its letters costs, is not known".to_owned());
     }
-    // Only where looking costs no lives, nobody takes letters meanwhile, and the order is that of arrival.
-    let looks = facts.queue_type == Some(QueueType::Classic)
+    // Only where looking costs no lives that would not be used anyway, nobody takes letters meanwhile, and
+    // the order is that of arrival.
+    let looks = (facts.queue_type == Some(QueueType::Classic) || request.keeps)
         && facts.consumers == 0
         && !facts.has_priorities;
     Plan { mode, rules: Rules { prefetch, ..rules }, looks, objections, warnings }
@@ -226,6 +234,7 @@ mod tests {
             min_lives: 3,
             allow_expiry: false,
             allow_loss: false,
+            keeps: false,
         }
     }
 

@@ -499,6 +499,9 @@ pub fn order_in_words(order: Order) -> &'static str {
         Order::Queue => {
             "as they lie in the queue; the run stops at the first letter that cannot go"
         }
+        Order::Key => {
+            "as they lie in the queue; a letter that cannot go holds up those that belong with it"
+        }
         Order::None => "as they lie in the queue, past letters that cannot go",
         Order::Strict => {
             "one after another, each confirmed before the next; the run stops at the first letter that \

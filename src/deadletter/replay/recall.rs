@@ -18,9 +18,14 @@ use super::machine::{Known, Position, State};
 /// Whether a letter in this state is certainly still in the queue.
 pub fn is_certainly_there(state: State) -> bool {
     match state {
-        State::Held | State::Intent(_) | State::Returned | State::Nacked => true,
-        State::Confirmed | State::Parked | State::Skipped => false,
+        State::Held | State::Intent(_) | State::Returned | State::Nacked | State::Copied => true,
+        State::Confirmed | State::Parked | State::Skipped | State::Rested | State::Turned => false,
     }
+}
+
+/// Whether a letter in this state is one of those that were asked for, and is done.
+pub fn is_gone(state: State) -> bool {
+    matches!(state, State::Confirmed | State::Parked | State::Skipped | State::Copied)
 }
 
 /// What can be known of the letters in `head`, the first of the queue up to the anchor, by what the
@@ -42,8 +47,7 @@ pub fn recall(
         .filter(|(_, times)| *times == 1)
         .filter_map(|(key, _)| match rows(key).as_slice() {
             [(position, state)] => {
-                let confirmed = !is_certainly_there(*state);
-                Some((key.clone(), Known { position: *position, confirmed }))
+                Some((key.clone(), Known { position: *position, state: *state }))
             }
             _ => None,
         })

@@ -27,9 +27,10 @@ use crate::storage::StorageError;
 use super::address::{Address, RUN, Sender, Target, replays};
 use super::edit::{Edited, Editor};
 use super::machine::{
-    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Position, Rules, Seen, State, Way,
+    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Order, Position, Rules, Seen, State,
+    Way,
 };
-use super::recall::recall;
+use super::recall::{is_gone, recall};
 use super::store::{Detail, Journal, Phase, StoredRun};
 
 /// Which letters are wanted, by their place, name and message. An error is for example a header that
@@ -193,6 +194,7 @@ pub async fn run(
     let name = lock_name(broker.identity().vhost.as_str(), queue);
     let lock = broker.lock(&name, &options.holder).await?;
     let mut anchor = None;
+    let is_resumed = matches!(begin, Begin::Again);
     match begin {
         Begin::New(stored) => journal.begin(*stored).await?,
         Begin::Again => {
@@ -203,6 +205,14 @@ pub async fn run(
         }
     }
     let next = journal.next_position(&options.run)?;
+    let mut rules = options.rules;
+    if is_resumed {
+        let gone = journal.gone(&options.run)?;
+        rules.first = rules.first.map(|first| first.saturating_sub(gone));
+        rules.is_resumed = true;
+        rules.is_diverted =
+            rules.rests && rules.order != Order::None && journal.tally(&options.run)?.turned > 0;
+    }
     let window = usize::try_from(options.rules.window).unwrap_or(usize::MAX);
     let publisher = copies_to.open(window).await?;
     // To come to its anchor, a resumed run holds all that lies before.
@@ -224,7 +234,8 @@ pub async fn run(
         options,
         vhost: broker.identity().vhost.to_string(),
         sender,
-        machine: Machine::new(options.rules, next),
+        machine: Machine::new(rules, next),
+        counts_met: is_resumed && rules.first.is_some(),
         consumer,
         publisher,
         consumer_is_gone: false,
@@ -316,7 +327,8 @@ pub fn why(end: End) -> &'static str {
 struct Letter {
     delivery: Delivery,
     key: LetterId,
-    to: Address,
+    /// Where it goes, if it is meant.
+    to: Option<Address>,
     edited: Edited,
 }
 
@@ -339,6 +351,8 @@ struct Run<'a> {
     pace: Option<Pace>,
     began: Instant,
     told_to_stop: bool,
+    /// Whether it matters if a letter was met before.
+    counts_met: bool,
     delivered: u64,
     last_redelivered: bool,
     quiet_since: Instant,
@@ -483,7 +497,7 @@ impl Run<'_> {
         let message = &letter.delivery.message;
         Detail {
             message_id: message.properties.message_id.clone(),
-            target: Some(letter.to.to_string()),
+            target: letter.to.as_ref().map(ToString::to_string),
             body: letter.edited.body.is_some().then(|| message.body.clone()),
         }
     }
@@ -493,13 +507,17 @@ impl Run<'_> {
             self.machine.on(Event::Outcome(position, Fate::NotSent));
             return;
         };
+        let Letter { delivery, key, to, edited } = letter;
         let publish = match (way, &self.options.park) {
-            (Way::Parked, Some(park)) => self.sender.parked(&letter.delivery, &letter.key, park),
-            _ => {
-                self.report.bodies_edited += u64::from(letter.edited.body.is_some());
-                let Letter { delivery, key, to, edited } = letter;
+            (Way::Parked, Some(park)) => Some(self.sender.parked(&delivery, &key, park)),
+            _ => to.map(|to| {
+                self.report.bodies_edited += u64::from(edited.body.is_some());
                 self.sender.letter_to(to, &delivery, &key, &edited)
-            }
+            }),
+        };
+        let Some(publish) = publish else {
+            self.machine.on(Event::Outcome(position, Fate::NotSent));
+            return;
         };
         if let Some(pace) = &mut self.pace {
             let wait = pace.wait(self.began.elapsed());
@@ -592,11 +610,24 @@ impl Run<'_> {
         let at_risk = limit.is_some_and(|limit| limit.saturating_sub(returns_of(&delivery)) < keep);
         let tag = delivery.tag;
         // What was confirmed before is acked as it is.
-        let goes = wanted && !is_echo && known.is_none_or(|known| !known.confirmed);
-        if goes && let Some((to, edited)) = ready {
+        let goes = (wanted || self.options.rules.rests)
+            && !is_echo
+            && known.is_none_or(|known| !known.state.is_confirmed());
+        if goes {
+            let (to, edited) =
+                ready.map_or_else(Default::default, |(to, edited)| (Some(to), edited));
             self.letters.insert(position, Letter { delivery, key: key.clone(), to, edited });
         }
-        self.machine.on(Event::Seen(Seen { tag, key, wanted, is_echo, replays, known }));
+        let is_met = self.counts_met && {
+            let rows = self.journal.rows_of(&self.options.run, &key).unwrap_or_else(|error| {
+                self.fail(&error);
+                self.machine.on(Event::Stop);
+                Vec::new()
+            });
+            rows.iter().any(|(_, state)| is_gone(*state))
+        };
+        let seen = Seen { tag, key, wanted, is_echo, replays, lane: None, is_met, known };
+        self.machine.on(Event::Seen(seen));
         if at_risk && !wanted {
             self.report.lives_at_risk = true;
             self.machine.on(Event::Stop);

@@ -377,6 +377,7 @@ impl RunSpec {
             min_lives: self.min_lives,
             allow_expiry: self.allow_expiry,
             allow_loss: self.allow_loss,
+            keeps: false,
         }
     }
 }

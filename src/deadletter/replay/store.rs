@@ -182,6 +182,12 @@ pub struct Tally {
     pub nacked: u64,
     /// Acked when they came back after a crash, without another copy.
     pub skipped: u64,
+    /// Copied, and left.
+    pub copied: u64,
+    /// Confirmed in the queue for the rest.
+    pub rested: u64,
+    /// Of those, the ones that their target had refused.
+    pub turned: u64,
 }
 
 const fn number(state: State) -> i64 {
@@ -194,6 +200,10 @@ const fn number(state: State) -> i64 {
         State::Returned => 5,
         State::Nacked => 6,
         State::Skipped => 7,
+        State::Copied => 8,
+        State::Intent(Way::Rest) => 9,
+        State::Rested => 10,
+        State::Turned => 11,
     }
 }
 
@@ -206,6 +216,10 @@ fn state_of(number: i64) -> State {
         5 => State::Returned,
         6 => State::Nacked,
         7 => State::Skipped,
+        8 => State::Copied,
+        9 => State::Intent(Way::Rest),
+        10 => State::Rested,
+        11 => State::Turned,
         _ => State::Held,
     }
 }
@@ -478,7 +492,7 @@ impl Journal {
         let found = self.items(
             id,
             "SELECT item.key FROM replay_item AS item
-             WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND state IN (0, 1, 2, 5, 6)
+             WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND state IN (0, 1, 2, 5, 6, 8, 9)
                  AND NOT EXISTS (SELECT 1 FROM replay_item AS other
                      WHERE other.run = item.run AND other.key = item.key
                          AND other.position <> item.position)
@@ -540,6 +554,20 @@ impl Journal {
         Ok(met.into_iter().collect())
     }
 
+    /// How many of the letters that were asked for are done; twins count once.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn gone(&self, id: &str) -> Result<u64, StorageError> {
+        let found = self.items(
+            id,
+            "SELECT count(DISTINCT key) FROM replay_item
+             WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND state IN (3, 4, 7, 8)",
+            |row| row.get::<_, i64>(0),
+        )?;
+        Ok(found.first().map_or(0, |number| number.unsigned_abs()))
+    }
+
     /// How many letters are in each state.
     ///
     /// # Errors
@@ -561,8 +589,12 @@ impl Journal {
                 State::Returned => &mut tally.returned,
                 State::Nacked => &mut tally.nacked,
                 State::Skipped => &mut tally.skipped,
+                State::Copied => &mut tally.copied,
+                State::Rested => &mut tally.rested,
+                State::Turned => &mut tally.turned,
             } += number;
         }
+        tally.rested += tally.turned;
         Ok(tally)
     }
 
@@ -577,7 +609,7 @@ impl Journal {
             id,
             "SELECT position, key, state, copies, message_id, target FROM replay_item AS item
              WHERE run = (SELECT number FROM replay_run WHERE id = ?)
-                 AND (state IN (1, 2) OR copies > 1 OR copies > 0 AND EXISTS
+                 AND (state IN (1, 2, 9) OR copies > 1 OR copies > 0 AND EXISTS
                      (SELECT 1 FROM replay_item AS other
                       WHERE other.run = item.run AND other.key = item.key AND other.copies > 0
                           AND other.position <> item.position))

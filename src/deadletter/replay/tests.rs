@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
 use super::machine::{
-    Effect, End, Entry, Event, Fate, Known, Machine, Order, Position, Rules, Seen, State,
+    Effect, End, Entry, Event, Fate, Known, Machine, Order, Position, Rules, Seen, State, Way,
 };
-use super::recall::{is_certainly_there, recall};
+use super::recall::{is_certainly_there, is_gone, recall};
 use crate::broker::{DeliveryTag, Settlement};
 use crate::deadletter::letter::LetterId;
 
@@ -35,6 +35,10 @@ struct Case {
     /// Names of unwanted letters stay.
     wanted: [bool; 3],
     first: Option<u64>,
+    /// Letters are copied only.
+    keeps: bool,
+    /// There is a queue for the rest.
+    rests: bool,
     /// A classic queue: the broker forgets acks when it is killed, and a resumed run looks first.
     classic: bool,
     tool_kills: u8,
@@ -51,6 +55,8 @@ const CASE: Case = Case {
     order: Order::Queue,
     wanted: [true; 3],
     first: None,
+    keeps: false,
+    rests: false,
     classic: true,
     tool_kills: 0,
     broker_kills: 0,
@@ -76,7 +82,7 @@ struct Tool {
     letters: BTreeMap<Position, Id>,
     writing: Option<Vec<Entry>>,
     /// Published, on their way to the broker.
-    sent: VecDeque<(Position, Id)>,
+    sent: VecDeque<(Position, Id, Way)>,
     /// Outcomes on their way back.
     answers: Vec<(Position, Fate)>,
     flushing: bool,
@@ -91,6 +97,7 @@ struct World {
     /// Acked, and the disk does not know yet.
     lazily: Vec<Id>,
     target: Vec<Id>,
+    rest: Vec<Id>,
     taken_by_others: Vec<Id>,
     rows: BTreeMap<Position, Row>,
     tool: Option<Tool>,
@@ -115,6 +122,7 @@ impl World {
             acks: VecDeque::new(),
             lazily: Vec::new(),
             target: Vec::new(),
+            rest: Vec::new(),
             taken_by_others: Vec::new(),
             rows: BTreeMap::new(),
             tool: None,
@@ -136,12 +144,24 @@ impl World {
             window: case.window,
             prefetch: 0,
             watermark: self.ready.len() as u64,
-            first: case.first,
+            first: case.first.map(|first| first.saturating_sub(self.gone())),
+            is_resumed: self.attempts > 1,
             order: case.order,
             max_replays: 3,
             parks: false,
+            keeps: case.keeps,
+            rests: case.rests,
+            is_diverted: case.order == Order::Queue
+                && self.rows.values().any(|row| row.state == State::Turned),
+            passes: false,
         };
         Rules { prefetch: rules.intents().max(3), ..rules }
+    }
+
+    /// How many were replayed, as the store counts them.
+    fn gone(&self) -> u64 {
+        let gone = self.rows.values().filter(|row| is_gone(row.state));
+        gone.map(|row| &row.key).collect::<HashSet<_>>().len() as u64
     }
 
     /// The anchor, as the store finds it.
@@ -156,7 +176,7 @@ impl World {
         let mut world = self.clone();
         world.attempts += 1;
         let next = world.rows.keys().last().map_or(1, |last| last + 1);
-        let anchor = world.anchor().filter(|_| case.classic);
+        let anchor = world.anchor().filter(|_| case.classic || case.keeps);
         world.without_anchor |= anchor.is_none() && world.broker_kills > 0;
         world.last_end = None;
         world.tool = Some(Tool {
@@ -208,17 +228,17 @@ impl World {
                     Effect::Write(entries) => {
                         if case.mutation == Some(Mutation::PublishBeforeIntent) {
                             for entry in &entries {
-                                if let Entry::New(position, _, State::Intent(_)) = entry {
-                                    tool.sent.push_back((*position, tool.letters[position]));
+                                if let Entry::New(position, _, State::Intent(way)) = entry {
+                                    tool.sent.push_back((*position, tool.letters[position], *way));
                                 }
                             }
                         }
                         tool.writing = Some(entries);
                     }
-                    Effect::Publish(position, _) => {
+                    Effect::Publish(position, way) => {
                         let id = tool.letters[&position];
                         if case.mutation != Some(Mutation::PublishBeforeIntent) {
-                            tool.sent.push_back((position, id));
+                            tool.sent.push_back((position, id, way));
                         }
                         if case.mutation == Some(Mutation::AckBeforeConfirm)
                             && let Some((tag, _)) = self.unacked.iter().find(|(_, one)| *one == id)
@@ -325,13 +345,13 @@ impl World {
                 }
             }
         }
-        if let Some((position, id)) = tool.sent.front().copied() {
+        if let Some((position, id, way)) = tool.sent.front().copied() {
             good.push(with(&|world, tool| {
                 tool.sent.pop_front();
-                world.target.push(id);
+                world.arrive(id, way);
                 tool.answers.push((position, Fate::Confirmed));
             }));
-            if self.refused < case.refusals {
+            if self.refused < case.refusals && way == Way::Target {
                 for fate in [Fate::Returned, Fate::Nacked] {
                     bad.push(with(&|world, tool| {
                         world.refused += 1;
@@ -398,12 +418,13 @@ impl World {
             let mut rows = world.rows.iter().filter(|(_, row)| row.key == key(id));
             known = rows
                 .find(|(_, row)| !is_certainly_there(row.state))
-                .map(|(position, _)| Known { position: *position, confirmed: true });
+                .map(|(position, _)| Known { position: *position, state: State::Confirmed });
         }
         world.see(tag, id, known, case)
     }
 
     fn see(mut self, tag: u64, id: Id, known: Option<Known>, case: &Case) -> World {
+        let is_met = self.rows.values().any(|row| row.key == key(id) && is_gone(row.state));
         let Some(tool) = &mut self.tool else { return self };
         if tool.machine.takes() {
             let position = known.map_or(tool.machine.next(), |known| known.position);
@@ -415,6 +436,9 @@ impl World {
             wanted: case.wanted[usize::from(id)],
             is_echo: false,
             replays: 0,
+            // The twins are in one lane.
+            lane: Some(u64::from(id % 2)),
+            is_met: is_met && self.attempts > 1,
             known,
         };
         self.on(Some(Event::Seen(seen)), case)
@@ -427,7 +451,9 @@ impl World {
                     let mut world = self.clone();
                     world.tool = None;
                     world.kills += 1;
-                    world.target.extend(tool.sent.iter().take(arrived).map(|(_, id)| *id));
+                    for (_, id, way) in tool.sent.iter().take(arrived) {
+                        world.arrive(*id, *way);
+                    }
                     (0..acked).for_each(|_| world.take_ack(case));
                     world.acks.clear();
                     match &tool.writing {
@@ -448,13 +474,15 @@ impl World {
                 let mut world = self.clone();
                 world.broker_kills += 1;
                 world.kills += 1;
-                world.target.extend(tool.sent.iter().take(arrived).map(|(_, id)| *id));
+                for (_, id, way) in tool.sent.iter().take(arrived) {
+                    world.arrive(*id, *way);
+                }
                 (0..acked).for_each(|_| world.take_ack(case));
                 world.acks.clear();
                 let lost: Vec<Position> = tool
                     .sent
                     .iter()
-                    .map(|(position, _)| *position)
+                    .map(|(position, ..)| *position)
                     .chain(tool.answers.iter().map(|(position, _)| *position))
                     .collect();
                 let mut after = tool.clone();
@@ -485,17 +513,21 @@ impl World {
         }
     }
 
+    fn arrive(&mut self, id: Id, way: Way) {
+        if way == Way::Rest { &mut self.rest } else { &mut self.target }.push(id);
+    }
+
     fn copies(&self, id: Id) -> usize {
-        self.target.iter().filter(|one| **one == id).count()
+        self.target.iter().chain(&self.rest).filter(|one| **one == id).count()
     }
 
     /// What must never be, if it is.
     fn wrong(&self, case: &Case) -> Option<String> {
         for id in 0..3 {
-            let there = self.ready.contains(&id)
+            let stays = self.ready.contains(&id)
                 || self.unacked.iter().any(|(_, one)| *one == id)
-                || self.target.contains(&id)
                 || self.taken_by_others.contains(&id);
+            let there = stays || !case.keeps && self.copies(id) > 0;
             if !there {
                 return Some(format!("letter {id} is lost"));
             }
@@ -504,12 +536,12 @@ impl World {
             if self.copies(id) > usize::from(listed) {
                 return Some(format!("letter {id} came oftener than the journal says"));
             }
-            if self.copies(id) > 0 && !case.wanted[usize::from(id)] {
+            if self.target.contains(&id) && !case.wanted[usize::from(id)] {
                 return Some(format!("letter {id} was not wanted"));
             }
         }
         // Twins that the broker brings back are never skipped: none may be lost for the other.
-        let counted = |id: &Id| self.broker_kills == 0 || *id == 1;
+        let counted = |id: &Id| self.broker_kills == 0 && !case.keeps || *id == 1;
         let more: usize = (0..3).filter(counted).map(|id| self.copies(id).saturating_sub(1)).sum();
         // A failed write leaves what was confirmed meanwhile in doubt, as a kill does.
         let faults = u64::from(self.kills) + u64::from(self.failed_writes);
@@ -521,24 +553,46 @@ impl World {
         if !in_queue.is_sorted() {
             return Some("the queue has another order".to_owned());
         }
-        let mut first: Vec<Id> = Vec::new();
-        for id in &self.target {
-            if !first.contains(id) {
-                first.push(*id);
-            }
+        let target = first_copies(&self.target);
+        // A twin may be taken for the one that was counted.
+        if case.first.is_some_and(|first| target.len() as u64 > first + 1) {
+            return Some("more went than were asked for".to_owned());
         }
-        if !first.is_sorted() && self.refused == 0 {
+        let lane_is_broken = target.contains(&2)
+            && case.wanted[0]
+            && !self.taken_by_others.contains(&0)
+            && target.iter().find(|id| **id != 1) != Some(&0);
+        if !target.is_sorted() && self.refused == 0 || case.order == Order::Key && lane_is_broken {
             return Some("first copies came in another order".to_owned());
+        }
+        let overtaken = self.rest.contains(&0) && case.wanted[0] && !target.contains(&0);
+        if case.order == Order::Queue && overtaken && target.contains(&2) {
+            return Some("a letter went on past a refused one".to_owned());
+        }
+        let unwanted = |id: &Id| self.refused == 0 || !case.wanted[usize::from(*id)];
+        if !first_copies(&self.rest).into_iter().filter(unwanted).is_sorted() {
+            return Some("the rest is in another order".to_owned());
         }
         if self.last_end == Some(End::All)
             && self.kills == 0
             && self.refused == 0
-            && self.ready.iter().any(|id| case.wanted[usize::from(*id)])
+            && !case.keeps
+            && self.ready.iter().any(|id| case.rests || case.wanted[usize::from(*id)])
         {
             return Some("the run ended before all was done".to_owned());
         }
         None
     }
+}
+
+fn first_copies(all: &[Id]) -> Vec<Id> {
+    let mut first: Vec<Id> = Vec::new();
+    for id in all {
+        if !first.contains(id) {
+            first.push(*id);
+        }
+    }
+    first
 }
 
 /// Explores everything; how many states there are, or the first that is wrong.
@@ -624,6 +678,38 @@ fn refusals_and_others_who_consume_lose_nothing() {
 #[test]
 fn a_full_disk_stops_before_the_publish() {
     all(variants().into_iter().map(|case| Case { failed_writes: 1, tool_kills: 1, ..case }));
+}
+
+/// One window of two, for what is explored beside the replay itself.
+fn narrow() -> impl Iterator<Item = Case> {
+    variants().into_iter().filter(|case| case.window == 2)
+}
+
+#[test]
+fn copying_leaves_every_letter_where_it_is() {
+    let cases = || narrow().map(|case| Case { keeps: true, ..case });
+    all(cases().map(|case| Case { tool_kills: 2, ..case }));
+    all(cases().map(|case| Case { broker_kills: 1, ..case }));
+    all(cases().map(|case| Case { refusals: 1, tool_kills: 1, order: Order::None, ..case }));
+    all(cases().map(|case| Case { failed_writes: 1, ..case }));
+}
+
+#[test]
+fn the_rest_is_put_aside_in_order() {
+    let cases = || narrow().map(|case| Case { rests: true, ..case });
+    all(cases().map(|case| Case { tool_kills: 2, ..case }));
+    all(cases().map(|case| Case { broker_kills: 1, ..case }));
+    for order in [Order::None, Order::Queue] {
+        all(cases().map(|case| Case { refusals: 1, tool_kills: 1, order, ..case }));
+    }
+    all(cases().map(|case| Case { failed_writes: 1, stops: 1, ..case }));
+}
+
+#[test]
+fn behind_a_refused_letter_its_lane_stays() {
+    let cases = || narrow().map(|case| Case { order: Order::Key, ..case });
+    all(cases().map(|case| Case { refusals: 2, tool_kills: 1, ..case }));
+    all(cases().map(|case| Case { refusals: 1, broker_kills: 1, ..case }));
 }
 
 #[test]
