@@ -9,6 +9,7 @@
 )]
 
 mod context;
+mod dead_letter_plans;
 mod dead_letters;
 mod examples;
 mod explain;

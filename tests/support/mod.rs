@@ -12,6 +12,7 @@
 
 pub mod certificate;
 pub mod fixture;
+pub mod letters;
 pub mod program;
 pub mod responder;
 

@@ -10,7 +10,6 @@ use crate::deadletter::replay::planned::{
     BrokerSeen, DeadLetterPlan, Differences, Input, Now, PlanFileError, SeenNoun, differences,
 };
 use crate::deadletter::replay::preflight::topology;
-use crate::deadletter::replay::spec::RunSpec;
 
 use crate::cli::connect::Connector;
 use crate::cli::error::{CliError, code};
@@ -73,23 +72,10 @@ pub(super) fn run(args: &ApplyArgs, session: &mut Session) -> Result<ExitStatus,
     let now = session
         .drive(unless_stopped(&session.stop, look(&plan, &queue, inputs, &own, there.as_ref())))?;
     refuse(&shown, &plan, &differences(&plan, &now))?;
-    if plan.meant == 0 {
-        session.ui.status("the plan is for no letter: nothing is to be done");
-        return Ok(ExitStatus::Done);
-    }
     for risk in &plan.risks {
         session.ui.warning(risk);
     }
-    begin(queue, spec, args.run.clone(), session)
-}
-
-fn begin(
-    queue: QueueName,
-    spec: RunSpec,
-    named: RunArgs,
-    session: &mut Session,
-) -> Result<ExitStatus, CliError> {
-    execute::begin(NewRun { queue, spec, named }, session)
+    execute::begin(NewRun { queue, spec, named: args.run.clone() }, session)
 }
 
 /// A file that the plan was made from, as it is now. One that is not here is no difference: what it

@@ -68,16 +68,21 @@ pub(super) fn connector(
     } else if let Some(shown) = &elsewhere.broker {
         let url = match &elsewhere.url {
             Some(url) => url.clone(),
-            None if elsewhere.had_password => {
-                return Err(CliError::settings(format!(
-                    "the password of {shown} was not written down, and is needed to go on"
-                ))
-                .object(shown)
-                .hint("give the URL again with `--to-broker URL`"));
-            }
-            None => broker_of_flag("--to-broker", shown, &session.cwd)?.0.value,
+            // What is written down shows that there was one.
+            None => match broker_of_flag("--to-broker", shown, &session.cwd)?.0.value {
+                BrokerUrl::Amqp(url) => BrokerUrl::Amqp(AmqpUrl { password: None, ..url }),
+                url @ BrokerUrl::Embedded(_) => url,
+            },
         };
         let url = with_own_password(url, own.url());
+        if elsewhere.had_password && matches!(&url, BrokerUrl::Amqp(url) if url.password.is_none())
+        {
+            return Err(CliError::settings(format!(
+                "the password of {shown} was not written down, and is needed to go on"
+            ))
+            .object(shown)
+            .hint("give the URL again with `--to-broker URL`"));
+        }
         let broker = Some(Sourced::new(url, Origin::Flag("--to-broker")));
         let layer = PartialSettings { broker, ..PartialSettings::default() };
         own.with_settings(settings.with_broker(layer, None), session).map_err(|error| {

@@ -317,7 +317,8 @@ impl DeadLetterPlan {
         let mut spec = self.run.clone();
         spec.planned = Some(Planned {
             letters: self.letters.as_ref().map(|letters| letters.len() as u64),
-            within: self.ready,
+            // Nothing has to be looked at for none.
+            within: if self.meant == 0 { 0 } else { self.ready },
         });
         if let Some(letters) = &self.letters {
             spec.selection = Selection::default();
