@@ -9,7 +9,7 @@ use crate::broker::Broker;
 use crate::deadletter::replay::planned::{
     BrokerSeen, DeadLetterPlan, Differences, Input, Now, PlanFileError, SeenNoun, differences,
 };
-use crate::deadletter::replay::preflight::topology;
+use crate::deadletter::replay::preflight::{topology, topology_there};
 
 use crate::cli::connect::Connector;
 use crate::cli::error::{CliError, code};
@@ -97,7 +97,7 @@ async fn look(
     let other = elsewhere::connect(there).await?;
     let view = topology(&*broker).await?;
     let view_there = match &other {
-        Some(other) => topology(&**other).await?,
+        Some(other) => topology_there(&**other).await,
         None => None,
     };
     let found = seen(SeenNoun::Queue, queue.as_str(), view.as_ref(), &*broker).await?;

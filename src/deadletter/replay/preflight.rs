@@ -63,6 +63,12 @@ pub async fn topology(broker: &dyn Broker) -> Result<Option<TopologyView>, Broke
     }
 }
 
+/// The same of another broker, of which often only the URL for messages is known: what its management
+/// API would tell is not known then, and nothing else.
+pub async fn topology_there(broker: &dyn Broker) -> Option<TopologyView> {
+    topology(broker).await.ok().flatten()
+}
+
 /// What was seen of both sides.
 #[derive(Debug)]
 pub struct Around {
@@ -126,7 +132,7 @@ pub async fn look(
     }
     let view = topology(broker).await?;
     let other = match elsewhere {
-        Some(there) => topology(there).await?,
+        Some(there) => topology_there(there).await,
         None => None,
     };
     let mut facts = Facts { ready: depth.ready, consumers: depth.consumers, ..Facts::default() };
