@@ -240,6 +240,60 @@ fn the_broker_is_killed(version: &str, queue_type: QueueType) {
     println!("{version} {queue_type:?}: {more} duplicates\n{}", ran.out());
 }
 
+/// Where what is replayed dies again at once.
+fn a_place_where_letters_die(place: &Place) {
+    queues(place, QueueType::Classic);
+    let back = FieldTable::new()
+        .with("x-message-ttl", 0_i64)
+        .with("x-dead-letter-exchange", "")
+        .with("x-dead-letter-routing-key", "dead");
+    declare(place, "hot", QueueType::Classic, &back);
+}
+
+fn a_canary_that_comes_back_stops_the_run(kind: &str) {
+    let Some(place) = Place::open(kind, "dlq-canary") else { return };
+    a_place_where_letters_die(&place);
+    put(&place, "dead", (0..50).map(letter));
+    let args = ["dlq", "replay", "dead", "--yes", "--run", "r", "-o", "json"];
+    let to_hot = [&args[..], &["--to", "hot", "--canary", "10", "--wait", "2m"]].concat();
+    let report = json(&place.run(&to_hot).is(2));
+    assert_eq!(report["replayed"], 10, "{report:#}");
+    assert_eq!(report["canary"]["good"], false, "{report:#}");
+    // What has not come back yet comes within the wait: the letters behind the canary are all there.
+    let again = json(&place.run(&["dlq", "resume", "r", "-o", "json"]).is(2));
+    assert_eq!(again["replayed"], 0, "judged again, and still not good: {again:#}");
+    let left = numbers(&take(&place, "dead"));
+    let expected: Vec<u64> = (10..50).chain(0..10).collect();
+    assert_eq!(left, expected, "those that died again are behind the others");
+}
+
+fn a_canary_that_stays_away_lets_the_others_follow(kind: &str) {
+    let Some(place) = Place::open(kind, "dlq-good") else { return };
+    queues(&place, QueueType::Quorum);
+    put(&place, "dead", (0..50).map(letter));
+    let args = ["dlq", "replay", "dead", "--yes", "--run", "r", "-o", "json", "--verify", "1ms"];
+    let report = json(&place.run(&[&args[..], &["--canary", "10", "--wait", "1s"]].concat()).is(0));
+    assert_eq!(report["replayed"], 50, "{report:#}");
+    for verdict in ["canary", "outcome"] {
+        assert_eq!(report[verdict]["cameBack"], 0, "{report:#}");
+    }
+    assert_eq!(report["canary"]["sent"], 10, "{report:#}");
+    assert_eq!(numbers(&take(&place, "jobs")), (0..50).collect::<Vec<_>>());
+}
+
+fn a_run_breaks_when_too_many_come_back(kind: &str) {
+    let Some(place) = Place::open(kind, "dlq-break") else { return };
+    a_place_where_letters_die(&place);
+    put(&place, "dead", (0..2000).map(letter));
+    let args = ["dlq", "replay", "dead", "--yes", "--to", "hot", "--rate", "300", "-o", "json"];
+    let report = json(&place.run(&[&args[..], &["--max-return", "10%"]].concat()).is(2));
+    let went = report["replayed"].as_u64().unwrap();
+    assert!((20..2000).contains(&went), "{report:#}");
+    let mut left = numbers(&take(&place, "dead"));
+    left.sort_unstable();
+    assert_eq!(left, (0..2000).collect::<Vec<_>>(), "none is lost, and none is doubled");
+}
+
 macro_rules! on_every_broker {
     ($($kind:ident)*) => {$(
         mod $kind {
@@ -269,6 +323,17 @@ macro_rules! on_every_broker {
             #[test]
             fn no_running_in_circles() {
                 a_run_does_not_chase_what_comes_back_at_once(KIND);
+            }
+
+            #[test]
+            fn a_canary_decides() {
+                a_canary_that_comes_back_stops_the_run(KIND);
+                a_canary_that_stays_away_lets_the_others_follow(KIND);
+            }
+
+            #[test]
+            fn too_many_that_come_back_break_a_run() {
+                a_run_breaks_when_too_many_come_back(KIND);
             }
 
             #[test]

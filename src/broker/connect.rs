@@ -11,7 +11,7 @@ use super::embedded::{EmbeddedBroker, EmbeddedOptions};
 use super::rabbitmq::{ConnectOptions, RabbitBroker};
 use super::{Broker, BrokerError, ErrorKind, Version};
 
-pub use super::rabbitmq::TlsOptions;
+pub use super::rabbitmq::{TlsOptions, Webhook};
 
 /// Everything that decides how a broker is reached.
 #[derive(Clone, Debug)]

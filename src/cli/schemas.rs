@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::deadletter::labels::LabelsFile;
 use crate::deadletter::replay::mapping::ReplayMapSpec;
 use crate::project::spec::ProjectFile;
 use crate::topology::explain::QueueExplanation;
@@ -14,9 +15,11 @@ use super::context::{
     ContextListView, ContextValidationView, ContextView, CurrentContextView, EffectiveSettingsView,
 };
 use super::dlq::{
-    DeadLetterAuditView, DeadLetterDiffView, DeadLetterGroupsView, DeadLetterPlan,
-    DeadLetterQueuesView, DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLettersView,
-    ReplayRunView, ReplayRunsView, ReplayView,
+    AuditHeadView, AuditTrailView, AuditVerificationView, DeadLetterAlertView, DeadLetterAuditView,
+    DeadLetterDiffView, DeadLetterGroupsView, DeadLetterLabelView, DeadLetterPlan,
+    DeadLetterQueuesView, DeadLetterScanView, DeadLetterScansView, DeadLetterView,
+    DeadLetterWatchView, DeadLettersView, IncidentExportView, IncidentView, ReplayRunView,
+    ReplayRunsView, ReplayView,
 };
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
@@ -42,6 +45,9 @@ pub fn output() -> Vec<(&'static str, Value)> {
     }
     vec![
         of::<ApplyView>(),
+        of::<AuditHeadView>(),
+        of::<AuditTrailView>(),
+        of::<AuditVerificationView>(),
         of::<CircuitChangesView>(),
         of::<CircuitListView>(),
         of::<CircuitTryView>(),
@@ -52,14 +58,17 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<ContextValidationView>(),
         of::<ContextView>(),
         of::<CurrentContextView>(),
+        of::<DeadLetterAlertView>(),
         of::<DeadLetterAuditView>(),
         of::<DeadLetterDiffView>(),
         of::<DeadLetterGroupsView>(),
+        of::<DeadLetterLabelView>(),
         of::<DeadLetterPlan>(),
         of::<DeadLetterQueuesView>(),
         of::<DeadLetterScanView>(),
         of::<DeadLetterScansView>(),
         of::<DeadLetterView>(),
+        of::<DeadLetterWatchView>(),
         of::<DeadLettersView>(),
         of::<DiffView>(),
         of::<EffectiveSettingsView>(),
@@ -68,6 +77,8 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<ExplainView>(),
         of::<FindingsView>(),
         of::<GraphView>(),
+        of::<IncidentExportView>(),
+        of::<IncidentView>(),
         of::<InitView>(),
         of::<LimitListView>(),
         of::<LimitTakeView>(),
@@ -105,6 +116,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
 /// The schema of every kind of file that people write.
 pub fn files() -> Vec<(&'static str, Value)> {
     vec![
+        ("DeadLetterLabels", schemars::schema_for!(LabelsFile).to_value()),
         ("Project", schemars::schema_for!(ProjectFile).to_value()),
         ("ReplayMap", schemars::schema_for!(ReplayMapSpec).to_value()),
         ("Topology", schemars::schema_for!(TopologySpec).to_value()),

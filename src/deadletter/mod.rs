@@ -3,13 +3,15 @@
 //! Nothing here knows of sagas. Every question is asked of a scan or of a delivery; whatever changes a
 //! queue is planned first, and what takes a letter's place is confirmed before the letter is acked.
 
-pub mod audit;
 pub mod body;
 pub mod compare;
 pub mod death;
 pub mod fingerprint;
+pub mod incident;
 pub mod journey;
+pub mod labels;
 pub mod letter;
+pub mod losses;
 pub mod mask;
 pub mod places;
 pub mod scan;
@@ -17,6 +19,8 @@ pub mod select;
 pub mod sighting;
 pub mod store;
 pub mod replay;
+pub mod trail;
+pub mod watch;
 
 pub use death::{Death, DeathReason, Origin, WorkerVerdict, deaths, origin, worker_verdict};
 pub use fingerprint::{Fingerprint, Traits};

@@ -26,6 +26,7 @@ use super::fingerprint::{Fingerprint, Traits};
 use super::letter::LetterId;
 use super::select::{Known, SelectError, Selection, Selector};
 use super::sighting::Sighting;
+use super::trail::{self, NewEntry};
 
 /// What this room keeps in a state file.
 pub const ROOM: Room = Room {
@@ -75,10 +76,15 @@ CREATE TABLE deadletter_group(
 "],
 };
 
+/// What is written into: the scans, and the trail.
+const ROOMS: [Room; 2] = [ROOM, trail::store::ROOM];
+
 /// Bits of a letter's key that are its position.
 const POSITION_BITS: u32 = 40;
 /// Rows that are deleted in one transaction: others wait for it.
 const DELETED_AT_ONCE: u64 = 10_000;
+/// A scan that has not ended by then was cut off: none holds letters for so long.
+const SURELY_CUT_OFF: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Number of a scan within its state file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -265,7 +271,7 @@ impl Scans {
         let path = path.into();
         let name = path.clone();
         let options = Options { timeout, ..Options::default() };
-        let file = tokio::task::spawn_blocking(move || StateFile::open(&path, &[ROOM], options))
+        let file = tokio::task::spawn_blocking(move || StateFile::open(&path, &ROOMS, options))
             .await
             .unwrap_or_else(|error| {
                 Err(StorageError::Open { path: name, cause: error.to_string() })
@@ -333,7 +339,8 @@ impl Scans {
         })
     }
 
-    /// Ends a scan, and forgets those of the same queue beyond the newest `keep`.
+    /// Ends a scan, and forgets those of the same queue beyond the newest `keep`, and those that a kill
+    /// cut off once they are of no use any more.
     ///
     /// # Errors
     /// When the file fails.
@@ -368,27 +375,28 @@ impl Scans {
         };
         let kept = self.scan(scan)?.ok_or_else(missing)?;
         let same = self.scans(Some(&kept.of))?;
-        // A scan that has not ended may be another process at work; the next one takes it.
-        let old = same.iter().filter(|other| other.ended.is_some()).skip(keep.max(1));
-        for old in old {
-            self.forget(old.id).await?;
+        for old in expendable(&same, keep, now) {
+            self.forget(old, None).await?;
         }
         Ok(kept)
     }
 
-    /// Forgets a scan. Whether there was one.
+    /// Forgets a scan, and tells the trail when somebody wished so. Whether there was one.
     ///
     /// # Errors
     /// When the file fails.
-    pub async fn forget(&self, scan: ScanId) -> Result<bool, StorageError> {
+    pub async fn forget(&self, scan: ScanId, told: Option<NewEntry>) -> Result<bool, StorageError> {
         // Marked first, so that what a kill leaves is taken up by the next.
+        let mark = "UPDATE deadletter_scan SET forgotten = 1 WHERE id = ? AND forgotten = 0";
         let there = self
             .write(move |connection| {
-                connection
-                    .execute("UPDATE deadletter_scan SET forgotten = 1 WHERE id = ?", [scan.0])
+                let there = connection.execute(mark, [scan.0])? > 0;
+                if let Some(entry) = told.filter(|_| there) {
+                    trail::append(connection, &entry)?;
+                }
+                Ok(there)
             })
-            .await?
-            > 0;
+            .await?;
         let marked: Vec<i64> = self.read(|connection| {
             let mut statement =
                 connection.prepare_cached("SELECT id FROM deadletter_scan WHERE forgotten = 1")?;
@@ -734,6 +742,20 @@ fn find_by_index(
 
 fn range(scan: ScanId, skip: u64, many: u64) -> Vec<i64> {
     (skip + 1..=skip + many).map(|position| scan.key(position)).collect()
+}
+
+/// Which scans of one queue, the newest first, need not be kept: those that ended, beyond the newest
+/// `keep`; and those that a kill cut off more than a day ago, when a later one saw all of the queue. One
+/// that has not ended may be another process at work.
+fn expendable(same: &[Scan], keep: usize, now: Timestamp) -> Vec<ScanId> {
+    let ended = same.iter().filter(|scan| scan.ended.is_some()).skip(keep.max(1));
+    let newest_whole = same.iter().find(|scan| scan.ended.is_some() && scan.complete);
+    let cut_off = same.iter().filter(|scan| {
+        scan.ended.is_none()
+            && now.since(scan.began) > SURELY_CUT_OFF
+            && newest_whole.is_some_and(|whole| whole.id > scan.id)
+    });
+    ended.chain(cut_off).map(|scan| scan.id).collect()
 }
 
 /// From where to where ids begin so.

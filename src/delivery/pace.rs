@@ -10,6 +10,8 @@ pub struct Pace {
     interval_ns: u128,
     burst_ns: u128,
     next_ns: u128,
+    /// How long it takes to reach the rate.
+    ramp_ns: u128,
 }
 
 impl Pace {
@@ -21,7 +23,22 @@ impl Pace {
         }
         let interval = Duration::try_from_secs_f64(1.0 / per_second).ok()?;
         let interval_ns = interval.as_nanos().max(1);
-        Some(Pace { interval_ns, burst_ns: 10_000_000, next_ns: 0 })
+        Some(Pace { interval_ns, burst_ns: 10_000_000, next_ns: 0, ramp_ns: 0 })
+    }
+
+    /// The same, reached only after `ramp`: the rate rises evenly, from a tenth of it.
+    pub fn rising(per_second: f64, ramp: Duration) -> Option<Self> {
+        Some(Pace { ramp_ns: ramp.as_nanos(), ..Pace::new(per_second)? })
+    }
+
+    /// The time between two messages, at `now`.
+    fn interval_at(&self, now: u128) -> u128 {
+        if now >= self.ramp_ns {
+            return self.interval_ns;
+        }
+        // A share of the rate, in thousandths.
+        let share = (now * 1000 / self.ramp_ns).max(100);
+        self.interval_ns.saturating_mul(1000) / share
     }
 
     /// How long to wait, at `elapsed` since the start, before the next message may go. Each call
@@ -30,7 +47,7 @@ impl Pace {
         let now = elapsed.as_nanos();
         self.next_ns = self.next_ns.max(now.saturating_sub(self.burst_ns));
         let wait = self.next_ns.saturating_sub(now);
-        self.next_ns += self.interval_ns;
+        self.next_ns += self.interval_at(self.next_ns);
         Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))
     }
 }
@@ -54,6 +71,17 @@ mod tests {
     fn messages_go_out_evenly() {
         let mut pace = Pace::new(10.0).unwrap();
         assert_eq!(times(&mut pace, 0, 4), [0, 100, 200, 300]);
+    }
+
+    #[test]
+    fn a_rising_rate_begins_with_a_tenth_and_ends_with_all_of_it() {
+        let mut pace = Pace::rising(100.0, Duration::from_secs(1)).unwrap();
+        let times = times(&mut pace, 0, 100);
+        assert_eq!(times[..3], [0, 100, 200]);
+        assert_eq!(times[99] - times[98], 10);
+        assert!(times.windows(2).all(|pair| pair[1] > pair[0]));
+        let gaps: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.iter().rev().is_sorted_by(|a, b| a <= &(*b + 1)), "{gaps:?}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::topology::lint;
 
 use super::directory::Project;
 use super::files::FileError;
+use super::labels::{LABELS_FILE, labels_of};
 use super::spec::PROJECT_FILE;
 use super::topology::of_project;
 
@@ -34,6 +35,12 @@ pub fn check(root: &Path, set: &BTreeMap<String, String>, target: Version) -> Ch
         Err(error) => findings.extend(found(error)),
         Ok(project) => {
             files.extend(project.topology_files());
+            if root.join(LABELS_FILE).is_file() {
+                files.push(LABELS_FILE.to_owned());
+                if let Err(error) = labels_of(&root.join(LABELS_FILE), LABELS_FILE) {
+                    findings.extend(found(error));
+                }
+            }
             match of_project(&project, set) {
                 Err(error) => findings.extend(found(error)),
                 Ok(topology) => {

@@ -7,6 +7,7 @@ pub mod check;
 pub mod directory;
 pub mod files;
 pub mod init;
+pub mod labels;
 mod protection;
 pub mod quickstart;
 pub mod spec;

@@ -20,7 +20,7 @@ const TOPOLOGY: &str = "apiVersion: nexus/v1\nkind: Topology\nqueues:\n  \
     small: {type: classic, maxLength: 1, deadLetter: {exchange: '', routingKey: dead}}\n  \
     limited: {type: quorum, deliveryLimit: 0, deadLetter: {exchange: '', routingKey: dead}}\n";
 
-fn with_topology(purpose: &str) -> Vec<Place> {
+pub(crate) fn with_topology(purpose: &str) -> Vec<Place> {
     let places = places(purpose);
     for place in &places {
         place.machine.write("dead.yaml", TOPOLOGY);
@@ -30,7 +30,7 @@ fn with_topology(purpose: &str) -> Vec<Place> {
     places
 }
 
-fn send(place: &Place, queue: &str, bodies: &[&str]) {
+pub(crate) fn send(place: &Place, queue: &str, bodies: &[&str]) {
     let text: String = bodies.iter().map(|body| format!("{body}\n")).collect();
     let ran = place.machine.run_with(&format!("publish '' {queue} --lines -f -"), text.as_bytes());
     assert_eq!(ran.status, 0, "{}: {}", place.label, ran.shown());
@@ -56,7 +56,7 @@ fn publish(place: &Place, queue: &str, messages: Vec<Message>) {
 }
 
 /// Takes `many` messages and settles each so; without a settlement they go back by the closing.
-fn take(place: &Place, queue: &str, many: usize, how: Option<Settlement>) {
+pub(crate) fn take(place: &Place, queue: &str, many: usize, how: Option<Settlement>) {
     let (url, management) = place.connection();
     let queue = queue.parse().unwrap();
     fixture::ask(&url, management.as_deref(), async |broker| {
@@ -71,7 +71,7 @@ fn take(place: &Place, queue: &str, many: usize, how: Option<Settlement>) {
     });
 }
 
-fn wait_for_depth(place: &Place, queue: &str, depth: u64) {
+pub(crate) fn wait_for_depth(place: &Place, queue: &str, depth: u64) {
     eventually("the letters are there", || {
         let list = place.json(&format!("dlq list {queue}"));
         (list["queues"][0]["ready"] == depth).then_some(())

@@ -122,6 +122,9 @@ fn run_example(line: &str) -> (Machine, Ran) {
         assert!(matches!(failed.status, 0 | 3), "{}", failed.shown());
         machine.run("dlq scan dead.agent.worker").ok();
     }
+    if line.contains("incident show") {
+        machine.run("dlq incident export night.ndjson").ok();
+    }
     if line.contains("destroy") {
         machine.run("consume agent.worker --until-empty -q").ok();
     }

@@ -30,6 +30,8 @@ document_enum! {
         Health = "Health",
         /// Where dead letters go, by rule.
         ReplayMap = "ReplayMap",
+        /// Names of groups of dead letters.
+        DeadLetterLabels = "DeadLetterLabels",
     }
 }
 

@@ -20,6 +20,7 @@ mod management;
 mod publisher;
 mod tls;
 mod transport;
+mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +50,7 @@ use self::management::Management;
 use self::publisher::RabbitPublisher;
 
 pub use self::tls::TlsOptions;
+pub use self::webhook::Webhook;
 
 /// How to reach a RabbitMQ.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View};
 use crate::cli::session::Session;
 
-use super::show::{body_of, body_value, properties_value};
+use super::show::{body_of, body_value, properties_value, unmasked};
 use super::stored::{ScanOf, letter, pick};
 
 /// Arguments of `dlq diff`.
@@ -32,9 +32,12 @@ pub(super) struct DiffArgs {
     right: String,
     #[command(flatten)]
     of: ScanOf,
-    /// Show secrets as they are
+    /// Show secrets as they are; the trail is told
     #[arg(long)]
     unmask: bool,
+    /// Why: kept in the trail
+    #[arg(long, value_name = "TEXT", requires = "unmask")]
+    reason: Option<String>,
 }
 
 /// One difference.
@@ -105,6 +108,9 @@ pub(super) fn run(args: &DiffArgs, session: &mut Session) -> Result<ExitStatus, 
     let (scans, scan) = pick(&args.of, session)?;
     let left = letter(&scans, &scan, &args.left)?;
     let right = letter(&scans, &scan, &args.right)?;
+    if args.unmask {
+        unmasked(&scan, &[&left, &right], args.reason.as_deref(), session)?;
+    }
     let found = compare(&whole(&left, args.unmask), &whole(&right, args.unmask));
     session.ui.report(&DeadLetterDiffView {
         left: left.id.to_string(),

@@ -5,8 +5,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::diagnostic::Severity;
-use crate::broker::ErrorKind;
-use crate::deadletter::audit::{Known, Trap, audit, traps};
+use crate::broker::{ErrorKind, Version};
+use crate::deadletter::losses::{Known, Trap, losses, traps};
+use crate::topology::Topology;
 use crate::topology::export::export;
 
 use crate::cli::connect::Connector;
@@ -90,6 +91,26 @@ impl View for DeadLetterAuditView {
     }
 }
 
+/// What is found in `topology`, which comes from the `broker` or from `files`.
+pub(super) fn view_of(
+    source: &'static str,
+    topology: &Topology,
+    version: Version,
+) -> DeadLetterAuditView {
+    let findings = losses(topology, version, source == "broker");
+    let number = |severity| findings.iter().filter(|f| f.severity == severity).count();
+    DeadLetterAuditView {
+        source,
+        version: version.to_string(),
+        errors: number(Severity::Error),
+        warnings: number(Severity::Warning),
+        notes: number(Severity::Note),
+        findings: findings.iter().map(FindingView::from).collect(),
+        traps: traps(version),
+        show_notes: false,
+    }
+}
+
 pub(super) fn run(args: &DoctorArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let DoctorArgs { notes } = *args;
     let target = Connector::of(session)?;
@@ -108,18 +129,7 @@ pub(super) fn run(args: &DoctorArgs, session: &mut Session) -> Result<ExitStatus
         let _ = broker.close().await;
         Ok(found)
     }))?;
-    let findings = audit(&topology, version, source == "broker");
-    let number = |severity| findings.iter().filter(|f| f.severity == severity).count();
-    let view = DeadLetterAuditView {
-        source,
-        version: version.to_string(),
-        errors: number(Severity::Error),
-        warnings: number(Severity::Warning),
-        notes: number(Severity::Note),
-        findings: findings.iter().map(FindingView::from).collect(),
-        traps: traps(version),
-        show_notes: notes,
-    };
+    let view = DeadLetterAuditView { show_notes: notes, ..view_of(source, &topology, version) };
     if source == "files" {
         session.ui.warning(
             "the broker cannot be listed without its management API: this is what the files say",

@@ -8,13 +8,12 @@ use crate::base::id::QueueName;
 use crate::broker::calm::await_calm;
 use crate::broker::{Broker, Delivery, LockError, LockHolder, QueueType};
 use crate::deadletter::replay::audience::Heard;
+use crate::deadletter::replay::caution::{Caution, Watched, run_with_caution};
 use crate::deadletter::replay::machine::End;
 use crate::deadletter::replay::plan::{Facts, Mode, Plan, plan};
 use crate::deadletter::replay::planned::objection_in_words;
 use crate::deadletter::replay::preflight::{self, Around, Noun, PreflightError};
-use crate::deadletter::replay::run::{
-    Begin, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker, run as replay,
-};
+use crate::deadletter::replay::run::{Begin, CANARY, ReplayError, ReplayOptions, Scene, ToBroker};
 use crate::deadletter::replay::spec::RunSpec;
 use crate::deadletter::replay::store::{Journal, Phase, StoredRun};
 use crate::deadletter::{LetterId, Selector};
@@ -35,6 +34,7 @@ use super::audience;
 use super::elsewhere;
 use super::replay::RunArgs;
 use super::report::{status, view_of, whither};
+use super::resume::ResumeArgs;
 
 /// A run that is to begin.
 #[derive(Debug)]
@@ -57,6 +57,7 @@ struct Job {
     plan: Plan,
     /// The other broker or vhost that the copies go to.
     there: Option<Connector>,
+    caution: Caution,
 }
 
 /// Looks around without touching anything.
@@ -183,7 +184,8 @@ pub(super) fn begin(new: NewRun, session: &mut Session) -> Result<ExitStatus, Cl
         phase: Phase::Open,
         why: None,
     };
-    let job = Job { queue, spec, stored, is_new: true, facts, plan, there };
+    let caution = spec.caution(around.waiting);
+    let job = Job { queue, spec, stored, is_new: true, facts, plan, there, caution };
     execute(job, &connector, heard.heard, session)
 }
 
@@ -225,8 +227,7 @@ const CALM_PATIENCE: Duration = Duration::from_secs(10);
 /// Goes on with a run.
 pub(super) fn again(
     stored: StoredRun,
-    dry_run: bool,
-    to_broker: Option<&str>,
+    ResumeArgs { dry_run, despite_canary, to_broker, .. }: &ResumeArgs,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
@@ -247,7 +248,7 @@ pub(super) fn again(
             .object(&stored.id)
             .hint("resume it with the broker that it began on"));
     }
-    elsewhere::given_again(&mut spec, to_broker, session)?;
+    elsewhere::given_again(&mut spec, to_broker.as_deref(), session)?;
     let there = elsewhere::connector(&spec, &connector, session)?;
     let (spec, facts) = session.drive(unless_stopped(&session.stop, async {
         let mut spec = spec;
@@ -266,13 +267,16 @@ pub(super) fn again(
         Ok((spec, around.facts))
     }))?;
     let mut plan = plan(&facts, &spec.request());
-    if dry_run {
+    if *dry_run {
         return show_plan(&queue, &spec, &facts, &plan, None, session);
     }
     refuse(&queue, &spec, &plan)?;
     // Never more than waited when it began: what came since is not the run's.
     plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
-    let job = Job { queue, spec, stored, is_new: false, facts, plan, there };
+    // Whoever resumes a run that stopped at its canary sees it judged again; one that went on was judged.
+    let is_judged = *despite_canary || stored.why.as_deref() != Some(CANARY);
+    let caution = Caution { is_judged, ..spec.caution(stored.watermark) };
+    let job = Job { queue, spec, stored, is_new: false, facts, plan, there, caution };
     execute(job, &connector, None, session)
 }
 
@@ -292,10 +296,10 @@ fn execute(
     let bar = Progress::new(&session.ui, Some(job.plan.rules.watermark), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
-    let (report, not_met) = result?;
+    let (watched, not_met) = result?;
     view.run.clone_from(&id);
-    view.take(&report);
-    let mut status = status(&report, session.stop.status());
+    view.take(&watched);
+    let mut status = status(&watched, session.stop.status());
     if !not_met.is_empty() {
         view.not_met = not_met.len() as u64;
         let first: Vec<&str> = not_met.iter().map(String::as_str).take(NAMED).collect();
@@ -324,8 +328,8 @@ async fn carry_out(
     settings: &Settings,
     session: &Session,
     bar: &Progress,
-) -> Result<(ReplayReport, Vec<String>), CliError> {
-    let Job { queue, spec, mut stored, is_new, facts, plan, there } = job;
+) -> Result<(Watched, Vec<String>), CliError> {
+    let Job { queue, spec, mut stored, is_new, facts, plan, there, caution } = job;
     let broker = connector.connect().await?;
     let other = elsewhere::connect(there.as_ref()).await?;
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
@@ -355,6 +359,7 @@ async fn carry_out(
         editor: spec.editor()?,
         elsewhere: elsewhere::is_another(&*broker, other.as_deref()),
         rate: spec.rate,
+        ramp: Duration::from_millis(spec.ramp_ms),
         lives: Lives {
             limit: facts.delivery_limit.filter(|_| plan.mode == Mode::Hold),
             keep: spec.min_lives,
@@ -362,6 +367,8 @@ async fn carry_out(
         patience: settings.timeout().min(ConsumeOptions::default().patience),
         poll: Duration::from_millis(200),
         holder: LockHolder { who: session.who.clone(), since: clock.now() },
+        is_part: false,
+        most_back: caution.most_back,
     };
     let mut selector = Selector::new(&spec.selection(), &vhost, &queue)?;
     let mut budget = Budget::of(&spec);
@@ -377,17 +384,18 @@ async fn carry_out(
         clock: &clock,
         stop: session.stop.job(),
     };
-    let report = replay(&scene, begin, &options, &mut wants, &mut progress).await?;
+    let watched =
+        run_with_caution(&scene, begin, &options, &caution, &mut wants, &mut progress).await?;
     if let Some(other) = &other {
         let _ = other.close().await;
     }
     let _ = broker.close().await;
-    let looked_at_all = matches!(report.ended, End::All | End::First | End::Dry);
+    let looked_at_all = matches!(watched.report.ended, End::All | End::First | End::Dry);
     let not_met = match Budget::of(&spec).0 {
         Some(planned) if looked_at_all => not_met(planned, &journal.met(&options.run)?),
         _ => Vec::new(),
     };
-    Ok((report, not_met))
+    Ok((watched, not_met))
 }
 
 /// Letters that are named at once when they were not met.

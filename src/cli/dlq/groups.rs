@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::base::id::QueueName;
 use crate::deadletter::Traits;
+use crate::deadletter::labels::{Label, Labels};
 use crate::deadletter::store::Group;
 
 use crate::cli::error::CliError;
@@ -13,6 +14,7 @@ use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View};
 use crate::cli::session::Session;
 
+use super::label::LabelFileArgs;
 use super::stored::{ScanOf, ScanRow, pick, shown};
 
 /// Arguments of `dlq groups`.
@@ -29,6 +31,8 @@ pub(super) struct GroupsArgs {
     /// Ask the scan of this number
     #[arg(long, value_name = "NUMBER", conflicts_with = "queue")]
     scan: Option<i64>,
+    #[command(flatten)]
+    labels: LabelFileArgs,
     /// Show only so many groups
     #[arg(long, value_name = "N")]
     top: Option<usize>,
@@ -50,6 +54,8 @@ pub(super) struct GroupRow {
     newest: Option<String>,
     /// The place of the first of them.
     first: u64,
+    /// What people call it; null when nobody has named it.
+    label: Option<Label>,
     /// What they have in common.
     #[serde(flatten)]
     traits: Traits,
@@ -64,8 +70,15 @@ impl GroupRow {
             oldest: shown(group.oldest),
             newest: shown(group.newest),
             first: group.first,
+            label: None,
             traits: group.traits.clone(),
         }
+    }
+
+    /// The group with its name, if it has one.
+    pub(super) fn labelled(group: &Group, labels: &Labels) -> GroupRow {
+        let label = labels.get(group.group, &group.traits).cloned();
+        GroupRow { label, ..GroupRow::new(group) }
     }
 
     pub(super) fn table(rows: &[GroupRow], page: &mut Page) {
@@ -77,6 +90,8 @@ impl GroupRow {
             };
             let said = traits.error.as_ref().or(traits.exception.as_ref());
             let said = said.unwrap_or(&traits.shape);
+            // A name tells more than what it stands for.
+            let said = row.label.as_ref().map_or(said, |label| &label.name);
             let unknown =
                 |text: &str| if text.is_empty() { "?".to_owned() } else { text.to_owned() };
             [
@@ -89,7 +104,7 @@ impl GroupRow {
             ]
         });
         page.table(
-            ["GROUP", "LETTERS", "REASON", "QUEUE", "KEY", "ERROR OR SHAPE"],
+            ["GROUP", "LETTERS", "REASON", "QUEUE", "KEY", "NAME, ERROR OR SHAPE"],
             rows.collect(),
         );
     }
@@ -120,12 +135,13 @@ impl View for DeadLetterGroupsView {
 pub(super) fn run(args: &GroupsArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let of = ScanOf { queue: args.queue.clone(), scan: args.scan };
     let (scans, scan) = pick(&of, session)?;
+    let labels = args.labels.read(session)?;
     let groups = scans.groups(scan.id)?;
     let top = args.top.unwrap_or(usize::MAX);
     session.ui.report(&DeadLetterGroupsView {
         scan: ScanRow::new(&scan),
         total: groups.len() as u64,
-        groups: groups.iter().take(top).map(GroupRow::new).collect(),
+        groups: groups.iter().take(top).map(|group| GroupRow::labelled(group, &labels)).collect(),
     })?;
     Ok(ExitStatus::Done)
 }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::base::id::{QueueName, VhostName};
+use crate::base::time::HumanDuration;
 use crate::deadletter::replay::edit::{EditError, EditSpec, SetHeader};
 use crate::deadletter::replay::mapping::MapText;
 use crate::deadletter::replay::plan::WINDOW;
 use crate::deadletter::replay::planned::Input;
-use crate::deadletter::replay::spec::{Elsewhere, OrderSpec, RunSpec, SpecError, Verb};
+use crate::deadletter::replay::spec::{CanarySpec, Elsewhere, OrderSpec, RunSpec, SpecError, Verb};
 
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -50,6 +51,8 @@ pub(super) struct HowArgs {
     restore_ttl: bool,
     #[command(flatten)]
     pace: PaceArgs,
+    #[command(flatten)]
+    caution: CautionArgs,
     #[command(flatten)]
     overrides: OverrideArgs,
 }
@@ -115,6 +118,36 @@ pub(super) struct PaceArgs {
     rate: Option<f64>,
 }
 
+/// How cautiously.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "With caution")]
+pub(super) struct CautionArgs {
+    /// Reach --rate only after so long, rising evenly
+    #[arg(long, value_name = "DURATION", requires = "rate")]
+    ramp: Option<HumanDuration>,
+    /// Send so many first, see whether they come back, and only then the others
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    canary: Option<u64>,
+    /// Watch those for so long
+    #[arg(long, value_name = "DURATION", default_value = "60s", requires = "canary")]
+    wait: HumanDuration,
+    /// Stop when more of those that went come back, in percent; 5% for --canary when it is left out
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    max_return: Option<f64>,
+    /// Afterwards look for so long at how many come back
+    #[arg(long, value_name = "DURATION")]
+    verify: Option<HumanDuration>,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    number.parse().map_err(|_| format!("`{text}` is no share; write for example 5%"))
+}
+
+fn ms(duration: HumanDuration) -> u64 {
+    u64::try_from(duration.as_ms()).unwrap_or(u64::MAX)
+}
+
 /// What to go on in spite of.
 #[derive(Clone, Debug, Args)]
 pub(super) struct OverrideArgs {
@@ -174,6 +207,7 @@ impl HowArgs {
             elsewhere: _,
             edit: _,
             pace: PaceArgs { order, window, rate },
+            caution: CautionArgs { ramp, canary, wait, max_return, verify },
             overrides: OverrideArgs { alongside, allow_expiry, allow_loss, min_lives },
         } = self.clone();
         let mut spec = RunSpec {
@@ -186,6 +220,10 @@ impl HowArgs {
             order,
             window,
             rate,
+            ramp_ms: ramp.map_or(0, ms),
+            canary: canary.map(|letters| CanarySpec { letters, wait_ms: ms(wait) }),
+            max_return_percent: max_return,
+            verify_ms: verify.map(ms),
             restore_ttl,
             alongside,
             allow_expiry,
@@ -276,7 +314,11 @@ impl From<SpecError> for CliError {
             SpecError::Last | SpecError::Short(_) => shown.hint(
                 "`nexusctl dlq plan` looks at all of them first; `nexusctl dlq apply` runs the plan",
             ),
-            SpecError::Exchange(_) | SpecError::Circular(_) | SpecError::Rate(_) => shown,
+            SpecError::Exchange(_)
+            | SpecError::Circular(_)
+            | SpecError::Rate(_)
+            | SpecError::Share(_)
+            | SpecError::Ramp => shown,
         }
     }
 }

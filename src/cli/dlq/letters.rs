@@ -1,10 +1,14 @@
 //! `dlq letters`: letters of a scan.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::id::QueueName;
+use crate::deadletter::Fingerprint;
+use crate::deadletter::labels::Label;
 use crate::deadletter::sighting::Told;
 use crate::deadletter::store::StoredLetter;
 
@@ -13,6 +17,7 @@ use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View, count};
 use crate::cli::session::Session;
 
+use super::label::LabelFileArgs;
 use super::selection::SelectionArgs;
 use super::stored::{ScanOf, ScanRow, pick, shown};
 
@@ -34,6 +39,8 @@ pub(super) struct LettersArgs {
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
     #[command(flatten)]
+    labels: LabelFileArgs,
+    #[command(flatten)]
     selection: SelectionArgs,
 }
 
@@ -47,6 +54,8 @@ struct LetterRow {
     position: u64,
     /// Its group.
     group: String,
+    /// What people call that; null when nobody has named it.
+    label: Option<String>,
     /// When it died.
     died_at: Option<String>,
     /// Why it died; empty when nothing tells.
@@ -62,13 +71,14 @@ struct LetterRow {
 }
 
 impl LetterRow {
-    fn new(letter: &StoredLetter) -> LetterRow {
+    fn new(letter: &StoredLetter, labels: &BTreeMap<Fingerprint, Label>) -> LetterRow {
         let told = Told::of(&letter.delivery);
         let own = letter.delivery.routing_key.as_str();
         LetterRow {
             id: letter.id.to_string(),
             position: letter.position,
             group: letter.group.to_string(),
+            label: labels.get(&letter.group).map(|label| label.name.clone()),
             died_at: shown(letter.died_at),
             reason: told.reason().to_owned(),
             queue: told.origin.as_ref().map(|origin| origin.queue.to_string()),
@@ -103,7 +113,7 @@ impl View for DeadLettersView {
             [
                 format!("@{}", letter.position),
                 letter.id[..12.min(letter.id.len())].to_owned(),
-                letter.group.clone(),
+                letter.label.clone().unwrap_or_else(|| letter.group.clone()),
                 letter.died_at.clone().unwrap_or_default(),
                 letter.reason.clone(),
                 letter.queue.clone().unwrap_or_default(),
@@ -123,15 +133,20 @@ impl View for DeadLettersView {
 }
 
 pub(super) fn run(args: LettersArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
-    let LettersArgs { queue, scan, limit, selection } = args;
+    let LettersArgs { queue, scan, limit, labels, selection } = args;
+    let labels = labels.read(session)?;
     let selection = selection.selection(session)?;
     let (scans, scan) = pick(&ScanOf { queue, scan }, session)?;
+    let labels = match labels.is_empty() {
+        true => BTreeMap::new(),
+        false => labels.by_group(&scans.groups(scan.id)?),
+    };
     let found = scans.find(&scan, &selection, limit)?;
     session.ui.report(&DeadLettersView {
         scan: ScanRow::new(&scan),
         matched: found.matched,
         undecided: found.undecided,
-        letters: found.letters.iter().map(LetterRow::new).collect(),
+        letters: found.letters.iter().map(|letter| LetterRow::new(letter, &labels)).collect(),
     })?;
     if let Some(why) = found.why_undecided {
         let letters = count(found.undecided, "letter");

@@ -5,10 +5,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::id::QueueName;
-use crate::broker::{Broker, ErrorKind, QueueType};
+use crate::base::time::Timestamp;
+use crate::broker::{Broker, BrokerIdentity, ErrorKind, QueueType};
 use crate::deadletter::Scans;
 use crate::deadletter::places::{Feeder, Place, Purpose, places};
-use crate::deadletter::store::Scan;
+use crate::deadletter::store::{Scan, Scanned};
+use crate::deadletter::watch::look::observe;
+use crate::deadletter::watch::{Look, Looks, Rate, machine};
 use crate::topology::Topology;
 use crate::topology::view::TopologyView;
 
@@ -18,15 +21,17 @@ use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View};
 use crate::cli::runtime::unless_stopped;
 use crate::cli::session::Session;
+use crate::cli::settings::Settings;
 use crate::cli::topology::files::{FileArgs, SetArgs, read};
 
-use super::stored::{look, shown};
+use super::stored::{look, old, shown};
 
 /// Arguments of `dlq list`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Found by where the dead-letter exchanges and keys of all queues lead, arguments and \
-    policies alike. What died when, and why, is known of queues that were scanned. Without the management \
+    policies alike. What died when, and why, is known of queues that were scanned. A rate is how much a \
+    queue has grown since the last look that was kept, by this command or by `dlq watch`. Without the management \
     API only the queues of the project's topology and those that are named can be looked at.\n\n\
     Examples:\n  nexusctl dlq list\n  nexusctl dlq list --all -o json\n  \
     nexusctl dlq list dead.agent.worker"
@@ -47,6 +52,8 @@ struct SeenView {
     scan: i64,
     /// When it began.
     at: String,
+    /// Seconds since then.
+    age_seconds: u64,
     /// Letters that it saw.
     letters: u64,
     /// Groups of them.
@@ -69,7 +76,7 @@ struct ReasonView {
 /// A queue that gathers dead letters.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct QueueRow {
+pub(super) struct QueueRow {
     /// Its name.
     queue: String,
     /// What it is for; null when nothing is known to lead there.
@@ -80,6 +87,10 @@ struct QueueRow {
     ready: Option<u64>,
     /// Consumers attached.
     consumers: Option<u64>,
+    /// By how many letters a minute it grew; null when no look of the last hour is kept.
+    per_minute: Option<f64>,
+    /// Since when that was counted.
+    rate_since: Option<String>,
     /// The queues whose dead letters come here.
     sources: Vec<Feeder>,
     /// What its newest scan saw; null when it was never scanned.
@@ -117,14 +128,26 @@ impl View for DeadLetterQueuesView {
                 row.queue.clone(),
                 row.ready.map_or_else(|| "missing".to_owned(), |ready| ready.to_string()),
                 row.consumers.map(|consumers| consumers.to_string()).unwrap_or_default(),
+                row.per_minute.map_or_else(|| "?".to_owned(), |rate| format!("{rate:.1}")),
                 format!("{}{more}", sources.join(", ")),
                 seen.and_then(|seen| seen.oldest.clone()).unwrap_or_default(),
                 seen.and_then(|seen| seen.newest.clone()).unwrap_or_default(),
-                if seen.is_some() { reasons.join(", ") } else { "not scanned".to_owned() },
+                reasons.join(", "),
+                seen.map_or_else(|| "never".to_owned(), |seen| old(seen.age_seconds)),
             ]
         });
         page.table(
-            ["QUEUE", "READY", "CONSUMERS", "FROM", "OLDEST", "NEWEST", "REASONS"],
+            [
+                "QUEUE",
+                "READY",
+                "CONSUMERS",
+                "DEATHS/MIN",
+                "FROM",
+                "OLDEST",
+                "NEWEST",
+                "REASONS",
+                "SCANNED",
+            ],
             rows.collect(),
         );
         for what in &self.unknown {
@@ -133,7 +156,28 @@ impl View for DeadLetterQueuesView {
     }
 }
 
-fn seen(scans: &Scans, scan: &Scan) -> Result<SeenView, CliError> {
+/// The newest scan of a queue that has ended.
+pub(super) fn newest_scan<'a>(
+    kept: &'a [Scan],
+    queue: &QueueName,
+    identity: &BrokerIdentity,
+) -> Option<&'a Scan> {
+    kept.iter().find(|scan| {
+        scan.ended.is_some()
+            && scan.of.queue == *queue
+            && scan.of.vhost == identity.vhost.as_str()
+            && scan.of.cluster == identity.cluster_name
+    })
+}
+
+/// How a queue has grown since the looks that are kept, and this look kept for the next.
+async fn grown(looks: &Looks, of: &Scanned, look: &Look) -> Result<Option<Rate>, CliError> {
+    let rate = machine::rate(looks.kept(of)?.iter(), look);
+    looks.keep(of, look).await?;
+    Ok(rate)
+}
+
+fn seen(scans: &Scans, scan: &Scan, now: Timestamp) -> Result<SeenView, CliError> {
     let groups = scans.groups(scan.id)?;
     let mut reasons: Vec<ReasonView> = Vec::new();
     for group in &groups {
@@ -149,6 +193,7 @@ fn seen(scans: &Scans, scan: &Scan) -> Result<SeenView, CliError> {
     Ok(SeenView {
         scan: scan.id.0,
         at: scan.began.to_string(),
+        age_seconds: now.since(scan.began).as_secs(),
         letters: scan.letters,
         groups: groups.len() as u64,
         oldest: shown(scan.oldest),
@@ -187,6 +232,75 @@ pub(super) fn project_topology(session: &mut Session) -> Option<Topology> {
     read(FileArgs { files: Vec::new(), set: SetArgs::default() }, session).ok()?.ok()
 }
 
+/// The queues that are named, else all that gather dead letters and are kept.
+pub(super) fn wanted(
+    view: Option<&TopologyView>,
+    named: Vec<QueueName>,
+    kept: impl Fn(&Place) -> bool,
+) -> Vec<Place> {
+    let found = view.map(places).unwrap_or_default();
+    if named.is_empty() {
+        return found.into_iter().filter(kept).collect();
+    }
+    let unknown =
+        |queue: QueueName| Place { queue, purpose: Purpose::DeadLetters, feeders: Vec::new() };
+    let known = |queue: &QueueName| found.iter().find(|place| place.queue == *queue).cloned();
+    named.into_iter().map(|queue| known(&queue).unwrap_or_else(|| unknown(queue))).collect()
+}
+
+/// What is known of these queues, the fullest first.
+pub(super) async fn rows(
+    broker: &dyn Broker,
+    view: Option<&TopologyView>,
+    wanted: Vec<Place>,
+    settings: &Settings,
+    session: &Session,
+) -> Result<Vec<QueueRow>, CliError> {
+    let scans = look(settings).await?;
+    let looks = match &scans {
+        Some(_) => Some(Looks::open(&settings.state.value, settings.timeout()).await?),
+        None => None,
+    };
+    let identity = broker.identity();
+    let kept: Vec<Scan> = match &scans {
+        Some(scans) => scans.scans(None)?,
+        None => Vec::new(),
+    };
+    let mut rows = Vec::new();
+    for Place { queue, purpose, feeders } in wanted {
+        let newest = newest_scan(&kept, &queue, identity);
+        let now = session.clock.now();
+        let observed = observe(broker, &queue, newest, now).await?;
+        let own = view.and_then(|view| view.queues.get(queue.as_str()));
+        let seen = match (&scans, newest) {
+            (Some(scans), Some(scan)) => Some(seen(scans, scan, now)?),
+            _ => None,
+        };
+        let of = Scanned {
+            cluster: identity.cluster_name.clone(),
+            vhost: identity.vhost.as_str().to_owned(),
+            queue: queue.clone(),
+        };
+        let rate = match (&looks, &observed) {
+            (Some(looks), Some(observed)) => grown(looks, &of, &observed.look).await?,
+            _ => None,
+        };
+        rows.push(QueueRow {
+            queue: queue.to_string(),
+            purpose: (!feeders.is_empty()).then_some(purpose),
+            queue_type: own.map(|own| QueueType::as_str(own.queue_type)),
+            ready: observed.map(|observed| observed.look.ready),
+            consumers: observed.map(|observed| observed.consumers),
+            per_minute: rate.map(|rate| (rate.per_minute * 100.0).round() / 100.0),
+            rate_since: rate.map(|rate| rate.since.to_string()),
+            sources: feeders,
+            seen,
+        });
+    }
+    rows.sort_by(|a, b| b.ready.cmp(&a.ready).then_with(|| a.queue.cmp(&b.queue)));
+    Ok(rows)
+}
+
 pub(super) fn run(args: ListArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let ListArgs { queues: named, all } = args;
     let settings = session.settings()?;
@@ -195,54 +309,10 @@ pub(super) fn run(args: ListArgs, session: &mut Session) -> Result<ExitStatus, C
     let view = session.drive(unless_stopped(&session.stop, async {
         let broker = target.connect().await?;
         let (view, unknown) = known_topology(&*broker, files.as_ref()).await?;
-        let found = view.as_ref().map(places).unwrap_or_default();
-        let wanted: Vec<Place> = if named.is_empty() {
-            let kept = |place: &Place| all || place.purpose == Purpose::DeadLetters;
-            found.into_iter().filter(kept).collect()
-        } else {
-            let unknown = |queue: QueueName| Place {
-                queue,
-                purpose: Purpose::DeadLetters,
-                feeders: Vec::new(),
-            };
-            let known = |queue: QueueName| found.iter().find(|place| place.queue == queue).cloned();
-            named
-                .into_iter()
-                .map(|queue| known(queue.clone()).unwrap_or_else(|| unknown(queue)))
-                .collect()
-        };
-        let scans = look(&settings).await?;
-        let identity = broker.identity();
-        let kept: Vec<Scan> = match &scans {
-            Some(scans) => scans.scans(None)?,
-            None => Vec::new(),
-        };
-        let mut rows = Vec::new();
-        for Place { queue, purpose, feeders } in wanted {
-            let depth = broker.depth(&queue).await?;
-            let own = view.as_ref().and_then(|view| view.queues.get(queue.as_str()));
-            let newest = kept.iter().find(|scan| {
-                scan.ended.is_some()
-                    && scan.of.queue == queue
-                    && scan.of.vhost == identity.vhost.as_str()
-                    && scan.of.cluster == identity.cluster_name
-            });
-            let seen = match (&scans, newest) {
-                (Some(scans), Some(scan)) => Some(seen(scans, scan)?),
-                _ => None,
-            };
-            rows.push(QueueRow {
-                queue: queue.to_string(),
-                purpose: (!feeders.is_empty()).then_some(purpose),
-                queue_type: own.map(|own| QueueType::as_str(own.queue_type)),
-                ready: depth.map(|depth| depth.ready),
-                consumers: depth.map(|depth| depth.consumers),
-                sources: feeders,
-                seen,
-            });
-        }
+        let kept = |place: &Place| all || place.purpose == Purpose::DeadLetters;
+        let wanted = wanted(view.as_ref(), named, kept);
+        let rows = rows(&*broker, view.as_ref(), wanted, &settings, session).await?;
         let _ = broker.close().await;
-        rows.sort_by(|a, b| b.ready.cmp(&a.ready).then_with(|| a.queue.cmp(&b.queue)));
         Ok(DeadLetterQueuesView { queues: rows, unknown })
     }))?;
     session.ui.report(&view)?;

@@ -2,9 +2,12 @@
 
 mod apply;
 mod audience;
+mod audit;
 mod diff;
 mod doctor;
 mod groups;
+mod incident;
+mod label;
 mod letters;
 mod list;
 mod scan;
@@ -21,6 +24,7 @@ mod report;
 mod resume;
 mod run;
 mod runs;
+mod watch;
 
 use clap::{Args, Subcommand};
 
@@ -28,9 +32,12 @@ use super::error::CliError;
 use super::exit::ExitStatus;
 use super::session::Session;
 
+pub use audit::{AuditHeadView, AuditTrailView, AuditVerificationView};
 pub use diff::DeadLetterDiffView;
 pub use doctor::DeadLetterAuditView;
 pub use groups::DeadLetterGroupsView;
+pub use incident::{IncidentExportView, IncidentView};
+pub use label::DeadLetterLabelView;
 pub use letters::DeadLettersView;
 pub use list::DeadLetterQueuesView;
 pub use plan::DeadLetterPlan;
@@ -40,6 +47,7 @@ pub use runs::ReplayRunsView;
 pub use scan::DeadLetterScanView;
 pub use scans::DeadLetterScansView;
 pub use show::DeadLetterView;
+pub use watch::{DeadLetterAlertView, DeadLetterWatchView};
 
 /// Arguments of `dlq`.
 #[derive(Debug, Args)]
@@ -59,6 +67,8 @@ enum DlqCommand {
     Scans(scans::ScansArgs),
     /// Show what died for the same reason, the most frequent first
     Groups(groups::GroupsArgs),
+    /// Give a group a name, for the next time
+    Label(label::LabelArgs),
     /// List letters of a scan
     Letters(letters::LettersArgs),
     /// Explain one letter: its journey, its properties, its body
@@ -79,6 +89,12 @@ enum DlqCommand {
     Runs(runs::RunsArgs),
     /// Look at one replay
     Run(run::RunArgs),
+    /// Watch depth, deaths a minute and age, and tell others when it is too much
+    Watch(Box<watch::WatchArgs>),
+    /// Keep everything that is known about an incident in one file, or look at such a file
+    Incident(incident::IncidentArgs),
+    /// See who did what to dead letters, and that nobody has changed it since
+    Audit(audit::AuditArgs),
 }
 
 /// Runs one of the commands.
@@ -89,6 +105,7 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Scan(args) => scan::run(&args, session),
         DlqCommand::Scans(args) => scans::run(&args, session),
         DlqCommand::Groups(args) => groups::run(&args, session),
+        DlqCommand::Label(args) => label::run(&args, session),
         DlqCommand::Letters(args) => letters::run(args, session),
         DlqCommand::Show(args) => show::run(&args, session),
         DlqCommand::Diff(args) => diff::run(&args, session),
@@ -99,5 +116,8 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Resume(args) => resume::run(&args, session),
         DlqCommand::Runs(args) => runs::run(&args, session),
         DlqCommand::Run(args) => run::run(args, session),
+        DlqCommand::Watch(args) => watch::run(&args, session),
+        DlqCommand::Incident(args) => incident::run(args, session),
+        DlqCommand::Audit(args) => audit::run(args, session),
     }
 }

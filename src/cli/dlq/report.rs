@@ -6,13 +6,52 @@ use serde::Serialize;
 use crate::base::id::QueueName;
 use crate::deadletter::replay::address::Target;
 use crate::deadletter::replay::audience::Heard;
+use crate::deadletter::replay::caution::{Verdict, Watched};
 use crate::deadletter::replay::machine::End;
 use crate::deadletter::replay::plan::{Facts, Mode, Plan};
-use crate::deadletter::replay::run::ReplayReport;
 use crate::deadletter::replay::spec::{RunSpec, SpecError};
 
 use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View, count};
+
+/// What became of letters that went.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct VerdictView {
+    /// Letters that went.
+    sent: u64,
+    /// Letters that came into the dead-letter queue meanwhile, at most so many of them from these; null
+    /// when it could not be asked.
+    came_back: Option<u64>,
+    /// How long was looked, in seconds.
+    looked_s: f64,
+    /// Whether that is no more than may come back.
+    good: bool,
+}
+
+impl VerdictView {
+    fn new(verdict: &Verdict) -> VerdictView {
+        VerdictView {
+            sent: verdict.sent,
+            came_back: verdict.back,
+            looked_s: verdict.looked.as_secs_f64(),
+            good: verdict.is_good,
+        }
+    }
+
+    fn line(&self, what: &str) -> String {
+        let sent = count(self.sent, "letter");
+        let word = if self.good { "good" } else { "not good" };
+        let looked = self.looked_s;
+        match self.came_back {
+            Some(0) => format!("{what}: {sent} went, none came back in {looked:.1} s: {word}"),
+            Some(back) => {
+                format!("{what}: {sent} went, up to {back} came back in {looked:.1} s: {word}")
+            }
+            None => format!("{what}: {sent} went, and how many came back is not known: {word}"),
+        }
+    }
+}
 
 /// What was, or would be, replayed.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -66,6 +105,10 @@ pub struct ReplayView {
     in_both: u64,
     /// Letters that wait now; null when it is not known.
     left: Option<u64>,
+    /// What became of the letters that --canary sent first; null when it was not asked for.
+    canary: Option<VerdictView>,
+    /// What became of all that went, as far as --verify has seen; null when it was not asked for.
+    outcome: Option<VerdictView>,
     /// What stands in the way, or why it ended before all were done; empty when nothing.
     pub(super) stopped: Vec<String>,
     /// What else to know.
@@ -112,6 +155,11 @@ impl View for ReplayView {
         }
         for heard in self.audience.iter().flatten() {
             page.line(heard.in_words());
+        }
+        for (what, verdict) in [("canary", &self.canary), ("afterwards", &self.outcome)] {
+            if let Some(verdict) = verdict {
+                page.line(verdict.line(what));
+            }
         }
         for why in &self.stopped {
             let word = if self.dry_run { "in the way:" } else { "stopped:" };
@@ -175,6 +223,8 @@ pub(super) fn view_of(queue: &QueueName, target: String, facts: &Facts, plan: &P
         in_doubt: 0,
         in_both: 0,
         left: None,
+        canary: None,
+        outcome: None,
         stopped: Vec::new(),
         warnings: Vec::new(),
         dry_run: true,
@@ -182,7 +232,10 @@ pub(super) fn view_of(queue: &QueueName, target: String, facts: &Facts, plan: &P
 }
 
 impl ReplayView {
-    pub(super) fn take(&mut self, report: &ReplayReport) {
+    pub(super) fn take(&mut self, watched: &Watched) {
+        let report = &watched.report;
+        self.canary = watched.canary.as_ref().map(VerdictView::new);
+        self.outcome = watched.outcome.as_ref().map(VerdictView::new);
         let counts = report.counts;
         self.looked_at = counts.looked;
         self.replayed = counts.replayed;
@@ -200,7 +253,7 @@ impl ReplayView {
         self.in_doubt = counts.in_doubt;
         self.in_both = counts.in_both + counts.unflushed;
         self.left = report.left;
-        self.stopped = why_stopped(report).into_iter().collect();
+        self.stopped = why_stopped(watched).into_iter().collect();
         self.dry_run = false;
         if !report.order_kept {
             self.warnings.push(
@@ -222,10 +275,20 @@ impl ReplayView {
     }
 }
 
-fn why_stopped(report: &ReplayReport) -> Option<String> {
+fn why_stopped(watched: &Watched) -> Option<String> {
+    let report = &watched.report;
     let counts = report.counts;
     let refusal = || report.refusal.clone().unwrap_or_else(|| "a letter was refused".to_owned());
     let failure = || report.failure.clone().unwrap_or_else(|| "the broker failed".to_owned());
+    if let Some(back) = report.too_many_back {
+        return Some(format!(
+            "more letters come back than may: up to {back} of {} that went",
+            counts.replayed
+        ));
+    }
+    if watched.canary.is_some_and(|canary| !canary.is_good) {
+        return Some("too many of those that went first came back".to_owned());
+    }
     match report.ended {
         _ if report.lives_at_risk => Some(
             "a letter that stays has few lives left; raise the delivery limit, or replay it too"
@@ -249,9 +312,15 @@ fn why_stopped(report: &ReplayReport) -> Option<String> {
     }
 }
 
-pub(super) fn status(report: &ReplayReport, stopped: ExitStatus) -> ExitStatus {
+pub(super) fn status(watched: &Watched, stopped: ExitStatus) -> ExitStatus {
+    let report = &watched.report;
     let counts = report.counts;
-    if why_stopped(report).is_none() {
+    let verdicts = [&watched.canary, &watched.outcome];
+    let is_bad = verdicts.into_iter().flatten().any(|verdict| !verdict.is_good);
+    if is_bad || report.too_many_back.is_some() {
+        return ExitStatus::Negative;
+    }
+    if why_stopped(watched).is_none() {
         return if report.not_edited == 0 { ExitStatus::Done } else { ExitStatus::Partly };
     }
     if report.ended == End::Stopped && !report.lives_at_risk {

@@ -24,10 +24,13 @@ pub(super) struct ResumeArgs {
     run: String,
     /// Say what would be done and what stands in the way, and touch nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
+    /// Go on although too many of those that --canary sent first came back
+    #[arg(long)]
+    pub(super) despite_canary: bool,
     /// The URL that the run sends to, when it had a password: that is not written down
     #[arg(long, value_name = "URL")]
-    to_broker: Option<String>,
+    pub(super) to_broker: Option<String>,
 }
 
 /// Opens the journal and finds a run in it.
@@ -61,8 +64,6 @@ pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus
             session.ui.status(format!("run {} is done already", stored.id));
             super::run::show(&stored.id, session)
         }
-        Phase::Open | Phase::Stopped => {
-            super::execute::again(stored, args.dry_run, args.to_broker.as_deref(), session)
-        }
+        Phase::Open | Phase::Stopped => super::execute::again(stored, args, session),
     }
 }

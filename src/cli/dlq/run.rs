@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::deadletter::replay::machine::State;
-use crate::deadletter::replay::store::{Item, Tally};
+use crate::deadletter::replay::store::{Item, Journal, StoredRun, Tally};
 
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -98,6 +98,12 @@ pub struct ReplayRunView {
 }
 
 impl ReplayRunView {
+    /// What the journal has of a run.
+    pub(super) fn of(journal: &Journal, run: &StoredRun) -> Result<ReplayRunView, CliError> {
+        let (tally, doubts) = (journal.tally(&run.id)?, journal.in_doubt(&run.id)?);
+        Ok(ReplayRunView::new(RunRow::from(run), run.why.clone(), tally, doubts))
+    }
+
     fn new(run: RunRow, why: Option<String>, tally: Tally, doubts: Vec<Item>) -> Self {
         let in_doubt = doubts.into_iter().map(|item| Doubt {
             id: item.key.to_string(),
@@ -179,8 +185,7 @@ pub(super) fn show(id: &str, session: &mut Session) -> Result<ExitStatus, CliErr
     let settings = session.settings()?;
     let view = session.drive(async {
         let (journal, stored) = find(id, &settings).await?;
-        let (tally, doubts) = (journal.tally(id)?, journal.in_doubt(id)?);
-        Ok(ReplayRunView::new(RunRow::from(&stored), stored.why.clone(), tally, doubts))
+        ReplayRunView::of(&journal, &stored)
     })?;
     session.ui.report(&view)?;
     Ok(ExitStatus::Done)

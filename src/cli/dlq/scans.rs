@@ -3,9 +3,11 @@
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::base::id::QueueName;
-use crate::deadletter::store::ScanId;
+use crate::deadletter::store::{Scan, ScanId};
+use crate::deadletter::trail::{NewEntry, Noun};
 
 use crate::cli::error::{CliError, code};
 use crate::cli::exit::ExitStatus;
@@ -27,6 +29,9 @@ pub(super) struct ScansArgs {
     /// Forget this scan; the queue is not touched
     #[arg(long, value_name = "NUMBER", conflicts_with = "queue")]
     forget: Option<i64>,
+    /// Why: kept in the trail
+    #[arg(long, value_name = "TEXT", requires = "forget")]
+    reason: Option<String>,
     /// Say whether there is such a scan, and keep it
     #[arg(long, requires = "forget")]
     dry_run: bool,
@@ -65,15 +70,37 @@ impl View for DeadLetterScansView {
     }
 }
 
+/// What the trail is told.
+fn told(scan: &Scan, reason: Option<String>, session: &Session) -> NewEntry {
+    NewEntry {
+        at: session.clock.now(),
+        who: session.who.clone(),
+        what: "scan forgotten".to_owned(),
+        noun: Noun::Scan,
+        object: scan.id.0.to_string(),
+        queue: Some(scan.of.queue.to_string()),
+        run: None,
+        reason,
+        details: json!({
+            "cluster": scan.of.cluster,
+            "vhost": scan.of.vhost,
+            "began": scan.began,
+            "letters": scan.letters,
+        }),
+    }
+}
+
 pub(super) fn run(args: &ScansArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let scans = session.drive(unless_stopped(&session.stop, async {
         let Some(scans) = look(&settings).await? else { return Ok(Vec::new()) };
         let Some(number) = args.forget else { return Ok(scans.scans(None)?) };
-        let is_there = if args.dry_run {
-            scans.scans(None)?.iter().any(|scan| scan.id == ScanId(number))
-        } else {
-            scans.forget(ScanId(number)).await?
+        let known = scans.scans(None)?.into_iter().find(|scan| scan.id == ScanId(number));
+        let is_there = match &known {
+            Some(scan) if !args.dry_run => {
+                scans.forget(scan.id, Some(told(scan, args.reason.clone(), session))).await?
+            }
+            known => known.is_some(),
         };
         if !is_there {
             let message = format!("cannot forget scan {number}: there is none");

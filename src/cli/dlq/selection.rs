@@ -13,13 +13,16 @@ use crate::cli::session::Session;
 
 /// A point in time, or so long ago.
 #[derive(Clone, Copy, Debug)]
-enum When {
+pub(in crate::cli) enum When {
+    /// Then.
     At(Timestamp),
+    /// So long before now.
     Ago(HumanDuration),
 }
 
 impl When {
-    fn at(self, now: Timestamp) -> Timestamp {
+    /// The point, seen from `now`.
+    pub(in crate::cli) fn at(self, now: Timestamp) -> Timestamp {
         match self {
             When::At(at) => at,
             When::Ago(ago) => {
@@ -30,7 +33,8 @@ impl When {
     }
 }
 
-fn parse_when(text: &str) -> Result<When, String> {
+/// Reads it from the command line.
+pub(in crate::cli) fn parse_when(text: &str) -> Result<When, String> {
     text.parse().map(When::Ago).or_else(|_| text.parse().map(When::At)).map_err(|_| {
         format!(
             "`{text}` is neither a duration back such as 2h nor a time such as 2026-11-23T10:00:00Z"

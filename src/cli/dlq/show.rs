@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::base::time::Timestamp;
 use crate::deadletter::body::{Content, Decoded, decode, hex};
 use crate::deadletter::journey::{Journey, Step, journey, links};
+use crate::deadletter::labels::Label;
 use crate::deadletter::mask::{mask, mask_text};
 use crate::deadletter::sighting::Told;
 use crate::deadletter::store::{Scan, StoredLetter};
+use crate::deadletter::trail::{NewEntry, Noun};
 use crate::message::record::properties_json;
 
 use crate::cli::error::CliError;
@@ -20,6 +22,8 @@ use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View, count};
 use crate::cli::session::Session;
 
+use super::audit::note;
+use super::label::LabelFileArgs;
 use super::stored::{ScanOf, ago, letter, pick, shown};
 
 /// Bytes of a body that are shown as hexadecimal.
@@ -38,9 +42,14 @@ pub(super) struct ShowArgs {
     letter: String,
     #[command(flatten)]
     of: ScanOf,
-    /// Show secrets as they are
+    #[command(flatten)]
+    labels: LabelFileArgs,
+    /// Show secrets as they are; the trail is told
     #[arg(long)]
     unmask: bool,
+    /// Why: kept in the trail
+    #[arg(long, value_name = "TEXT", requires = "unmask")]
+    reason: Option<String>,
 }
 
 /// One step of a letter's journey.
@@ -109,6 +118,8 @@ pub struct DeadLetterView {
     id: String,
     /// Its group.
     group: String,
+    /// What people call that; null when nobody has named it.
+    label: Option<Label>,
     /// The scan that saw it.
     scan: i64,
     /// The queue it lies in.
@@ -192,7 +203,7 @@ pub(super) fn body_of(letter: &StoredLetter) -> Decoded {
 }
 
 impl DeadLetterView {
-    fn new(
+    pub(super) fn new(
         scan: &Scan,
         letter: &StoredLetter,
         twins: Vec<u64>,
@@ -214,6 +225,7 @@ impl DeadLetterView {
         DeadLetterView {
             id: letter.id.to_string(),
             group: letter.group.to_string(),
+            label: None,
             scan: scan.id.0,
             queue: scan.of.queue.to_string(),
             position: letter.position,
@@ -246,6 +258,14 @@ impl View for DeadLetterView {
         let style = page.style;
         let place = format!("place {} of {}", self.position, self.queue);
         page.line(format!("letter {} ({}), {place}", style.strong(&self.id), self.group));
+        if let Some(Label { name, note, runbook, owner }) = &self.label {
+            page.line(format!("known as {}", style.strong(name)));
+            for (what, text) in [("note", note), ("runbook", runbook), ("owner", owner)] {
+                if let Some(text) = text {
+                    page.line(format!("  {what}: {text}"));
+                }
+            }
+        }
         if !self.twins.is_empty() {
             let places: Vec<String> = self.twins.iter().map(ToString::to_string).collect();
             page.line(
@@ -294,12 +314,50 @@ impl View for DeadLetterView {
     }
 }
 
+/// Tells the trail that somebody looks at letters with their secrets.
+pub(super) fn unmasked(
+    scan: &Scan,
+    letters: &[&StoredLetter],
+    reason: Option<&str>,
+    session: &mut Session,
+) -> Result<(), CliError> {
+    for letter in letters {
+        let entry = NewEntry {
+            at: session.clock.now(),
+            who: session.who.clone(),
+            what: "secrets shown".to_owned(),
+            noun: Noun::Letter,
+            object: letter.id.to_string(),
+            queue: Some(scan.of.queue.to_string()),
+            run: None,
+            reason: reason.map(str::to_owned),
+            details: json!({
+                "scan": scan.id.0,
+                "position": letter.position,
+                "vhost": scan.of.vhost,
+                "messageId": letter.delivery.message.properties.message_id,
+            }),
+        };
+        note(entry, session)?;
+    }
+    Ok(())
+}
+
 pub(super) fn run(args: &ShowArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let (scans, scan) = pick(&args.of, session)?;
     let letter = letter(&scans, &scan, &args.letter)?;
     let mut twins = scans.places(scan.id, &letter.id)?;
     twins.retain(|place| *place != letter.position);
+    if args.unmask {
+        // Before anything is shown.
+        unmasked(&scan, &[&letter], args.reason.as_deref(), session)?;
+    }
     let now = session.clock.now();
-    session.ui.report(&DeadLetterView::new(&scan, &letter, twins, args.unmask, now))?;
+    let labels = args.labels.read(session)?;
+    let mut view = DeadLetterView::new(&scan, &letter, twins, args.unmask, now);
+    if !labels.is_empty() {
+        view.label = labels.by_group(&scans.groups(scan.id)?).remove(&letter.group);
+    }
+    session.ui.report(&view)?;
     Ok(ExitStatus::Done)
 }

@@ -191,7 +191,11 @@ impl ScanRow {
 
 /// So long ago, in one unit.
 pub(super) fn ago(then: Timestamp, now: Timestamp) -> String {
-    let seconds = now.since(then).as_secs();
+    old(now.since(then).as_secs())
+}
+
+/// So many seconds ago, in one unit.
+pub(super) fn old(seconds: u64) -> String {
     let unit = match seconds {
         0..=119 => Duration::from_secs(1),
         120..=7_199 => Duration::from_secs(60),

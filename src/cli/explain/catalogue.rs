@@ -740,6 +740,36 @@ const FINDINGS: &[Entry] = &[
         "Take the setting off, or export the letters in time.",
     ),
     entry(
+        "labels/target",
+        "a label for nothing, or for too much",
+        "A label names one group, or all groups for which a condition is true.",
+        "Write either `group` or `when`.",
+    ),
+    entry(
+        "labels/group",
+        "no name of a group",
+        "Groups of dead letters are called `g-` and ten letters and digits.",
+        "Copy the name from `nexusctl dlq groups`.",
+    ),
+    entry(
+        "labels/twice",
+        "two labels for one group",
+        "Which of them counts would depend on their order.",
+        "Keep one of them.",
+    ),
+    entry(
+        "labels/name",
+        "a label that cannot be shown",
+        "A label is one line of at most 80 characters.",
+        "Shorten it; `note` takes what else there is to say.",
+    ),
+    entry(
+        "labels/not-one-document",
+        "a file of labels is not one document",
+        "All labels of a file are in one document.",
+        "Remove what stands after `---`.",
+    ),
+    entry(
         "project/name",
         "a name that cannot name a project",
         "It becomes part of names on the broker and of locks.",

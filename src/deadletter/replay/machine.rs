@@ -275,6 +275,32 @@ pub struct Counts {
     pub in_both: u64,
 }
 
+impl Counts {
+    /// Of two attempts together.
+    #[must_use]
+    pub fn and(self, later: Counts) -> Counts {
+        Counts {
+            looked: self.looked + later.looked,
+            replayed: self.replayed + later.replayed,
+            parked: self.parked + later.parked,
+            skipped: self.skipped + later.skipped,
+            // What stays is met again.
+            not_wanted: self.not_wanted.max(later.not_wanted),
+            worn_out: self.worn_out.max(later.worn_out),
+            behind: self.behind.max(later.behind),
+            copied: self.copied + later.copied,
+            rested: self.rested + later.rested,
+            returned: self.returned + later.returned,
+            nacked: self.nacked + later.nacked,
+            not_sent: later.not_sent,
+            in_doubt: later.in_doubt,
+            acked: self.acked + later.acked,
+            unflushed: self.unflushed + later.unflushed,
+            in_both: self.in_both + later.in_both,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     /// To be written as an intent.

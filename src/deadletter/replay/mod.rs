@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod audience;
+pub mod caution;
 pub mod edit;
 pub mod machine;
 pub mod mapping;

@@ -74,6 +74,8 @@ pub async fn topology_there(broker: &dyn Broker) -> Option<TopologyView> {
 pub struct Around {
     /// What matters for a plan.
     pub facts: Facts,
+    /// Letters that wait, those included that came after a plan was made.
+    pub waiting: u64,
     /// Where the letters are; `None` when the broker cannot be listed.
     pub view: Option<TopologyView>,
     /// Where the copies go, when that is elsewhere and can be listed.
@@ -165,5 +167,5 @@ pub async fn look(
         // What came since the plan was made lies behind.
         facts.ready = facts.ready.min(planned.within);
     }
-    Ok(Around { facts, view, there: other })
+    Ok(Around { facts, waiting: depth.ready, view, there: other })
 }

@@ -25,6 +25,7 @@ use crate::message::{FieldTable, FieldValue};
 use crate::storage::StorageError;
 
 use super::address::{Address, RUN, Sender, Target, replays};
+use super::caution::MostBack;
 use super::edit::{Edited, Editor};
 use super::machine::{
     Counts, Effect, End, Entry, Event, Fate, Known, Machine, Order, Position, Rules, Seen, State,
@@ -64,6 +65,8 @@ pub struct ReplayOptions {
     pub elsewhere: bool,
     /// Messages a second, at most.
     pub rate: Option<f64>,
+    /// How long it takes until that rate is reached.
+    pub ramp: Duration,
     /// When to hold no more letters that come back often.
     pub lives: Lives,
     /// How long letters are waited for that the queue counts and does not hand out.
@@ -72,6 +75,10 @@ pub struct ReplayOptions {
     pub poll: Duration,
     /// Who replays.
     pub holder: LockHolder,
+    /// Whether this is only the beginning of the run, and the rest comes later.
+    pub is_part: bool,
+    /// When so many have come back that the run stops.
+    pub most_back: MostBack,
 }
 
 /// What became of the letters in this attempt.
@@ -83,7 +90,7 @@ pub struct ReplayReport {
     pub counts: Counts,
     /// Letters recalled from an earlier attempt.
     pub recalled: u64,
-    /// Of those that stay, those that have nowhere to go, and why the first has not.
+    /// Of those that stay, those that have nowhere to go.
     pub nowhere: u64,
     /// Why the first of them has nowhere to go.
     pub first_nowhere: Option<String>,
@@ -105,10 +112,36 @@ pub struct ReplayReport {
     pub lives_at_risk: bool,
     /// The queue counts letters that it does not hand out.
     pub stalled: bool,
+    /// More letters came back than may.
+    pub too_many_back: Option<u64>,
     /// Whether it is certain that what stayed is where it was.
     pub order_kept: bool,
     /// Letters that wait afterwards; `None` when the broker could not be asked.
     pub left: Option<u64>,
+}
+
+impl Default for ReplayReport {
+    fn default() -> Self {
+        ReplayReport {
+            ended: End::All,
+            counts: Counts::default(),
+            recalled: 0,
+            nowhere: 0,
+            first_nowhere: None,
+            not_edited: 0,
+            first_not_edited: None,
+            bodies_edited: 0,
+            filter_errors: 0,
+            first_filter_error: None,
+            refusal: None,
+            failure: None,
+            lives_at_risk: false,
+            stalled: false,
+            too_many_back: None,
+            order_kept: true,
+            left: None,
+        }
+    }
 }
 
 /// Why nothing was begun.
@@ -201,7 +234,7 @@ pub async fn run(
             if options.looks {
                 anchor = journal.anchor(&options.run)?;
             }
-            journal.again(&options.run).await?;
+            journal.again(&options.run, &options.holder).await?;
         }
     }
     let next = journal.next_position(&options.run)?;
@@ -219,6 +252,11 @@ pub async fn run(
     let ahead = if anchor.is_some() { options.rules.watermark } else { 0 };
     let prefetch = u16::try_from(options.rules.prefetch.max(ahead)).unwrap_or(u16::MAX);
     let subscription = ConsumerOptions { prefetch, reconnect: false, ..Default::default() };
+    let ready = if options.most_back.breaks {
+        broker.depth(queue).await?.map_or(0, |depth| depth.ready)
+    } else {
+        0
+    };
     let consumer = broker.consumer(queue, subscription).await?;
     let sender = Sender {
         run: options.run.clone(),
@@ -242,32 +280,17 @@ pub async fn run(
         letters: HashMap::new(),
         tickets: HashMap::new(),
         writing: None,
-        pace: options.rate.and_then(Pace::new),
+        pace: options.rate.and_then(|rate| Pace::rising(rate, options.ramp)),
         began: Instant::now(),
         told_to_stop: false,
         delivered: 0,
         last_redelivered: false,
         quiet_since: Instant::now(),
         empty_looks: 0,
+        last_count: Instant::now(),
+        ready,
         clock,
-        report: ReplayReport {
-            ended: End::All,
-            counts: Counts::default(),
-            recalled: 0,
-            nowhere: 0,
-            first_nowhere: None,
-            not_edited: 0,
-            first_not_edited: None,
-            bodies_edited: 0,
-            filter_errors: 0,
-            first_filter_error: None,
-            refusal: None,
-            failure: None,
-            lives_at_risk: false,
-            stalled: false,
-            order_kept: true,
-            left: None,
-        },
+        report: ReplayReport::default(),
     };
     if let Some(anchor) = anchor {
         run.meet_again(&anchor, wants, stop).await;
@@ -303,11 +326,20 @@ pub async fn run(
     let all = report.ended <= End::First || report.ended == End::Dry && !report.stalled;
     let all = all && report.failure.is_none();
     let refused = report.counts.returned + report.counts.nacked;
-    let phase = if all && refused == 0 { Phase::Done } else { Phase::Stopped };
-    journal.end(&options.run, phase, why(report.ended), clock.now()).await?;
+    let phase = match all && refused == 0 {
+        true if options.is_part => Phase::Stopped,
+        true => Phase::Done,
+        false => Phase::Stopped,
+    };
+    let why = if options.is_part && all { CANARY } else { why(report.ended) };
+    let who = &options.holder.who;
+    journal.end(&options.run, phase, why, who, clock.now()).await?;
     let _ = lock.release().await;
     Ok(report)
 }
+
+/// Why a run ended of which only the first letters went so far, as a word for the journal.
+pub const CANARY: &str = "canary";
 
 /// Why a run ended, as a word for the journal.
 pub fn why(end: End) -> &'static str {
@@ -357,12 +389,18 @@ struct Run<'a> {
     last_redelivered: bool,
     quiet_since: Instant,
     empty_looks: u8,
+    last_count: Instant,
+    /// Letters that waited when this attempt began.
+    ready: u64,
     clock: &'a Arc<dyn Clock>,
     report: ReplayReport,
 }
 
 /// Bytes of bodies that may wait here until the anchor comes.
 const MEETING_ROOM: usize = 64 * 1024 * 1024;
+
+/// How often the queue is asked how many letters came back.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// Letters that are taken in before the machine is asked what to do.
 const AT_ONCE: usize = 512;
@@ -418,6 +456,7 @@ impl Run<'_> {
         loop {
             let mut effects = VecDeque::from(self.machine.effects());
             if effects.is_empty() {
+                self.count_back().await;
                 let counts = self.machine.counts();
                 progress(counts.looked, counts.replayed + counts.parked + counts.skipped);
                 self.wait(wants, stop).await;
@@ -631,6 +670,23 @@ impl Run<'_> {
         if at_risk && !wanted {
             self.report.lives_at_risk = true;
             self.machine.on(Event::Stop);
+        }
+    }
+
+    /// Stops when more of what went has come back than may, by what the queue counts beyond its rest.
+    async fn count_back(&mut self) {
+        let most = self.options.most_back;
+        let sent = self.machine.counts().replayed;
+        if !most.breaks || sent == 0 || self.last_count.elapsed() < COUNT_EVERY {
+            return;
+        }
+        self.last_count = Instant::now();
+        if let Ok(Some(depth)) = self.broker.depth(&self.options.queue).await {
+            let back = (depth.ready + self.delivered).saturating_sub(self.ready);
+            if most.breaks_at(sent, back) {
+                self.report.too_many_back = Some(back);
+                self.machine.on(Event::Stop);
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ use crate::deadletter::Selection;
 use crate::delivery::pace::Pace;
 
 use super::address::Target;
+use super::caution::{Canary, Caution, MostBack};
 use super::edit::{EditError, EditSpec, Editor};
 use super::machine::Order;
 use super::mapping::{MapText, Mapping};
@@ -138,6 +140,16 @@ pub struct Planned {
     pub within: u64,
 }
 
+/// The letters that go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CanarySpec {
+    /// How many.
+    pub letters: u64,
+    /// How long they are watched, in milliseconds.
+    pub wait_ms: u64,
+}
+
 /// What a run is asked to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -172,6 +184,18 @@ pub struct RunSpec {
     /// Messages a second, at most.
     #[serde(default)]
     pub rate: Option<f64>,
+    /// How long it takes until that rate is reached, in milliseconds.
+    #[serde(default)]
+    pub ramp_ms: u64,
+    /// So many letters go first, and are watched before the others follow.
+    #[serde(default)]
+    pub canary: Option<CanarySpec>,
+    /// Of the letters that went, the most that may come back, in percent, before the run stops.
+    #[serde(default)]
+    pub max_return_percent: Option<f64>,
+    /// How long to look at what becomes of the letters afterwards, in milliseconds.
+    #[serde(default)]
+    pub verify_ms: Option<u64>,
     /// Give back the time to live that letters had.
     #[serde(default)]
     pub restore_ttl: bool,
@@ -226,6 +250,10 @@ impl Default for RunSpec {
             order: OrderSpec::default(),
             window: window(),
             rate: None,
+            ramp_ms: 0,
+            canary: None,
+            max_return_percent: None,
+            verify_ms: None,
             restore_ttl: false,
             alongside: false,
             allow_expiry: false,
@@ -262,6 +290,12 @@ pub enum SpecError {
     /// No rate.
     #[error("--rate: {0} is no rate; write a number above 0")]
     Rate(String),
+    /// No share.
+    #[error("--max-return: {0} is no share; write a number of percent from 0 to 100, such as 5%")]
+    Share(String),
+    /// Nothing that could rise.
+    #[error("--ramp says how the rate rises, and there is no --rate")]
+    Ramp,
     /// The last ones are known only when all were looked at.
     #[error("which letters are the last is not known before all were looked at")]
     Last,
@@ -338,6 +372,14 @@ impl RunSpec {
         {
             return Err(SpecError::Rate(rate.to_string()));
         }
+        if let Some(percent) = self.max_return_percent
+            && !(0.0..=100.0).contains(&percent)
+        {
+            return Err(SpecError::Share(percent.to_string()));
+        }
+        if self.ramp_ms > 0 && self.rate.is_none() {
+            return Err(SpecError::Ramp);
+        }
         Ok(())
     }
 
@@ -345,6 +387,24 @@ impl RunSpec {
     /// did not, more may be looked at.
     pub fn selection(&self) -> Selection {
         Selection { first: None, ..self.selection.clone() }
+    }
+
+    /// How cautiously it is done; `watermark` letters waited when it began.
+    pub fn caution(&self, watermark: u64) -> Caution {
+        let ms = Duration::from_millis;
+        let default = MostBack::default();
+        Caution {
+            canary: self
+                .canary
+                .map(|CanarySpec { letters, wait_ms }| Canary { letters, wait: ms(wait_ms) }),
+            most_back: MostBack {
+                percent: self.max_return_percent.unwrap_or(default.percent),
+                breaks: self.max_return_percent.is_some(),
+            },
+            verify: self.verify_ms.map(ms),
+            is_judged: false,
+            watermark,
+        }
     }
 
     /// What a plan is asked for.
@@ -411,6 +471,8 @@ mod tests {
             (RunSpec { to: Some(queue.clone()), ..RunSpec::default() }, "both where"),
             (RunSpec { park: Some(queue.clone()), ..RunSpec::default() }, "both where"),
             (RunSpec { rate: Some(0.0), ..RunSpec::default() }, "no rate"),
+            (RunSpec { ramp_ms: 5, ..RunSpec::default() }, "no --rate"),
+            (RunSpec { max_return_percent: Some(101.0), ..RunSpec::default() }, "no share"),
             (RunSpec { selection: selection("abcd"), ..RunSpec::default() }, "beginning"),
             (
                 RunSpec {

@@ -10,12 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Result as SqlResult, Row};
+use serde_json::{Value, json};
 
 use crate::base::time::Timestamp;
+use crate::broker::LockHolder;
 use crate::deadletter::letter::LetterId;
+use crate::deadletter::trail::{self, NewEntry, Noun};
 use crate::storage::{Durability, Options, Room, StateFile, StorageError, rusqlite};
 
 use super::machine::{Entry, Position, State, Way};
+use super::spec::Verb;
 
 /// What this room keeps in a state file.
 pub const ROOM: Room = Room {
@@ -62,6 +66,9 @@ CREATE UNIQUE INDEX replay_body_item ON replay_body(run, position);
 ",
     ],
 };
+
+/// What a run writes into: its journal, and the trail.
+const ROOMS: [Room; 2] = [ROOM, trail::store::ROOM];
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +173,7 @@ pub struct Detail {
 }
 
 /// How many letters are in each state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Tally {
     /// They stay.
     pub held: u64,
@@ -263,6 +270,34 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+fn run_called(connection: &Connection, id: &str) -> SqlResult<Option<StoredRun>> {
+    connection
+        .query_row(&format!("SELECT {RUN_COLUMNS} FROM replay_run WHERE id = ?"), [id], run_of)
+        .optional()
+}
+
+/// What was asked for, as JSON where it is that.
+fn request_of(run: &StoredRun) -> Value {
+    serde_json::from_str(&run.request).unwrap_or_else(|_| run.request.as_str().into())
+}
+
+/// What the trail is told of a run.
+fn told(run: &StoredRun, step: &str, who: &str, at: Timestamp, details: Value) -> NewEntry {
+    let request = request_of(run);
+    let verb = request.get("verb").and_then(Value::as_str).unwrap_or(Verb::Replay.as_str());
+    NewEntry {
+        at,
+        who: who.to_owned(),
+        what: format!("{verb} {step}"),
+        noun: Noun::Run,
+        object: run.id.clone(),
+        queue: Some(run.queue.clone()),
+        run: Some(run.id.clone()),
+        reason: run.reason.clone(),
+        details,
+    }
+}
+
 impl Journal {
     /// Opens the journal in the state file at `path`, which is made when it is not there.
     ///
@@ -279,7 +314,7 @@ impl Journal {
 
     async fn open_with(path: PathBuf, options: Options) -> Result<Journal, StorageError> {
         let name = path.clone();
-        let opened = tokio::task::spawn_blocking(move || StateFile::open(&path, &[ROOM], options));
+        let opened = tokio::task::spawn_blocking(move || StateFile::open(&path, &ROOMS, options));
         let file = opened
             .await
             .unwrap_or_else(|e| Err(StorageError::Open { path: name, cause: e.to_string() }))?;
@@ -302,17 +337,24 @@ impl Journal {
         self.file.read(|connection| work(connection).map_err(|error| self.file.fault(&error)))
     }
 
-    /// Begins a run. Runs of the same queue that did not end cannot be resumed from now on.
+    /// Begins a run, and tells the trail. Runs of the same queue that did not end cannot be resumed
+    /// from now on.
     ///
     /// # Errors
     /// When the file fails.
     pub async fn begin(&self, run: StoredRun) -> Result<(), StorageError> {
         self.write(move |connection| {
-            connection.execute(
-                "UPDATE replay_run SET phase = ?4
-                 WHERE broker = ?1 AND vhost = ?2 AND queue = ?3 AND phase IN (0, 1)",
-                (&run.broker, &run.vhost, &run.queue, Phase::Superseded.number()),
-            )?;
+            let superseded: Vec<String> = connection
+                .prepare(
+                    "UPDATE replay_run SET phase = ?4
+                     WHERE broker = ?1 AND vhost = ?2 AND queue = ?3 AND phase IN (0, 1)
+                     RETURNING id",
+                )?
+                .query_map(
+                    (&run.broker, &run.vhost, &run.queue, Phase::Superseded.number()),
+                    |row| row.get(0),
+                )?
+                .collect::<SqlResult<_>>()?;
             connection.execute(
                 "INSERT INTO replay_run(id, broker, vhost, queue, request, who, reason, started,
                      watermark, attempts, phase) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
@@ -328,28 +370,40 @@ impl Journal {
                     signed(run.watermark),
                 ),
             )?;
+            let details = json!({
+                "broker": run.broker,
+                "vhost": run.vhost,
+                "waiting": run.watermark,
+                "request": request_of(&run),
+                "superseded": superseded,
+            });
+            trail::append(connection, &told(&run, "begun", &run.who, run.started, details))?;
             Ok(())
         })
         .await
     }
 
-    /// Notes that a run goes on.
+    /// Notes that a run goes on, by whom and when, and tells the trail.
     ///
     /// # Errors
     /// When the file fails.
-    pub async fn again(&self, id: &str) -> Result<(), StorageError> {
-        let id = id.to_owned();
+    pub async fn again(&self, id: &str, by: &LockHolder) -> Result<(), StorageError> {
+        let (id, by) = (id.to_owned(), by.clone());
         self.write(move |connection| {
             connection.execute(
                 "UPDATE replay_run SET attempts = attempts + 1, phase = 0, why = NULL WHERE id = ?",
-                [id],
+                [&id],
             )?;
+            if let Some(run) = run_called(connection, &id)? {
+                let details = json!({"attempt": run.attempts, "vhost": run.vhost});
+                trail::append(connection, &told(&run, "resumed", &by.who, by.since, details))?;
+            }
             Ok(())
         })
         .await
     }
 
-    /// Notes that a run has ended, and why.
+    /// Notes that a run has ended, and why, and tells the trail how many letters became what.
     ///
     /// # Errors
     /// When the file fails.
@@ -358,14 +412,27 @@ impl Journal {
         id: &str,
         phase: Phase,
         why: &str,
+        who: &str,
         now: Timestamp,
     ) -> Result<(), StorageError> {
-        let (id, why) = (id.to_owned(), why.to_owned());
+        let (id, why, who) = (id.to_owned(), why.to_owned(), who.to_owned());
+        // Nobody else writes letters of this run, so they can be counted before.
+        let tally = self.tally(&id)?;
         self.write(move |connection| {
             connection.execute(
                 "UPDATE replay_run SET phase = ?2, why = ?3, ended = ?4 WHERE id = ?1",
-                (id, phase.number(), why, now.unix_ms()),
+                (&id, phase.number(), &why, now.unix_ms()),
             )?;
+            if let Some(run) = run_called(connection, &id)? {
+                let details = json!({
+                    "phase": phase.as_str(),
+                    "why": why,
+                    "attempt": run.attempts,
+                    "vhost": run.vhost,
+                    "letters": tally,
+                });
+                trail::append(connection, &told(&run, "ended", &who, now, details))?;
+            }
             Ok(())
         })
         .await
@@ -433,15 +500,7 @@ impl Journal {
     /// # Errors
     /// When the file fails.
     pub fn run(&self, id: &str) -> Result<Option<StoredRun>, StorageError> {
-        self.read(|connection| {
-            connection
-                .query_row(
-                    &format!("SELECT {RUN_COLUMNS} FROM replay_run WHERE id = ?"),
-                    [id],
-                    run_of,
-                )
-                .optional()
-        })
+        self.read(|connection| run_called(connection, id))
     }
 
     /// The newest runs, newest first.
@@ -698,10 +757,47 @@ mod tests {
         assert_eq!(doubts(&journal), [2], "it was sent twice");
         let tally = journal.tally("r1").unwrap();
         assert_eq!((tally.confirmed, tally.held, tally.returned), (2, 2, 1));
-        journal.end("r1", Phase::Stopped, "why", now).await.unwrap();
+        let somebody = LockHolder { who: "somebody".to_owned(), since: now };
+        journal.again("r1", &somebody).await.unwrap();
+        journal.end("r1", Phase::Stopped, "why", "another", now).await.unwrap();
         journal.begin(stored("r2")).await.unwrap();
         assert_eq!(journal.run("r1").unwrap().unwrap().phase, Phase::Superseded);
         assert_eq!(journal.runs(9).unwrap().len(), 2);
+        let trail = trail::Trail::open(&path, Duration::from_secs(5)).await.unwrap();
+        let mut told = Vec::new();
+        let mut take = |_, entry: Result<trail::Entry, String>, _| {
+            told.push(entry.unwrap());
+            true
+        };
+        trail.each(&trail::Filter::default(), &mut take).unwrap();
+        let told: Vec<_> = told
+            .iter()
+            .map(|entry| (entry.what.as_str(), entry.object.as_str(), entry.who.as_str()))
+            .collect();
+        let expected = [
+            ("replay begun", "r2", "me"),
+            ("replay ended", "r1", "another"),
+            ("replay resumed", "r1", "somebody"),
+            ("replay begun", "r1", "me"),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(trail.verify(None).unwrap().entries, 4);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_not_begun_is_not_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let journal = Journal::open(&path, Duration::from_secs(5)).await.unwrap();
+        journal.begin(stored("r1")).await.unwrap();
+        journal.begin(stored("r1")).await.unwrap_err();
+        let trail = trail::Trail::open(&path, Duration::from_secs(5)).await.unwrap();
+        assert_eq!(trail.head().unwrap().sequence, 1);
+        assert_eq!(
+            journal.run("r1").unwrap().unwrap().phase,
+            Phase::Open,
+            "not superseded by itself"
+        );
     }
 
     #[tokio::test]

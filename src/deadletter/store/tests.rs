@@ -107,8 +107,8 @@ fn only_the_newest_scans_are_kept_and_one_can_be_forgotten() {
         }
         let kept = scans.scans(Some(&of())).unwrap();
         assert_eq!(kept.iter().map(|scan| scan.id.0).collect::<Vec<_>>(), [5, 4, 3]);
-        assert!(scans.forget(ScanId(4)).await.unwrap());
-        assert!(!scans.forget(ScanId(4)).await.unwrap());
+        assert!(scans.forget(ScanId(4), None).await.unwrap());
+        assert!(!scans.forget(ScanId(4), None).await.unwrap());
         assert_eq!(scans.at(ScanId(4), 1).unwrap(), None);
         assert!(scans.at(ScanId(5), 1).unwrap().is_some());
         assert_eq!(scans.groups(ScanId(4)).unwrap(), []);
@@ -153,4 +153,72 @@ proptest! {
         prop_assert_eq!(found.matched, meant.len() as u64);
         prop_assert_eq!(positions, meant.into_iter().take(25).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn what_is_cut_off_goes_once_it_is_old_and_a_later_scan_saw_everything() {
+    let now = Timestamp::from_unix_ms(1_700_000_000_000);
+    let hours = |hours: i64| Timestamp::from_unix_ms(now.unix_ms() - hours * 3_600_000);
+    let scan = |id: i64, began: Timestamp, ended: bool, complete: bool| Scan {
+        id: ScanId(id),
+        of: Scanned {
+            cluster: "c".to_owned(),
+            vhost: "/".to_owned(),
+            queue: QueueName::new("dead").unwrap(),
+        },
+        began,
+        ended: ended.then_some(began),
+        depth: None,
+        letters: 0,
+        twins: 0,
+        cut: 0,
+        oldest: None,
+        newest: None,
+        complete,
+        remark: None,
+    };
+    let whole = |id, h| scan(id, hours(h), true, true);
+    let part = |id, h| scan(id, hours(h), true, false);
+    let cut = |id, h| scan(id, hours(h), false, false);
+    for (case, scans, expected) in [
+        ("the newest stays however old it is", vec![cut(3, 99), whole(2, 100)], vec![]),
+        ("an old one before a whole one goes", vec![whole(3, 1), cut(2, 25)], vec![2]),
+        ("a young one may be at work", vec![whole(3, 1), cut(2, 23)], vec![]),
+        ("a part is no substitute", vec![part(3, 1), cut(2, 25)], vec![]),
+        ("nor is one that went before", vec![part(3, 1), cut(2, 25), whole(1, 30)], vec![]),
+        ("a whole one further up is", vec![part(4, 1), whole(3, 2), cut(2, 25)], vec![2]),
+        ("ended ones go by their number", vec![whole(4, 1), part(3, 2), whole(2, 3)], vec![2]),
+    ] {
+        let gone: Vec<i64> = expendable(&scans, 2, now).into_iter().map(|id| id.0).collect();
+        assert_eq!(gone, expected, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn who_forgets_a_scan_is_told_to_the_trail_and_only_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let scans = Scans::open(&path, Duration::from_secs(5)).await.unwrap();
+    let of = Scanned {
+        cluster: "c".to_owned(),
+        vhost: "/".to_owned(),
+        queue: QueueName::new("dead").unwrap(),
+    };
+    let now = Timestamp::from_unix_ms(1_700_000_000_000);
+    let entry = |scan: ScanId| NewEntry {
+        at: now,
+        who: "me".to_owned(),
+        what: "scan forgotten".to_owned(),
+        noun: trail::Noun::Scan,
+        object: scan.0.to_string(),
+        queue: Some("dead".to_owned()),
+        run: None,
+        reason: None,
+        details: serde_json::Value::Null,
+    };
+    let id = scans.begin(&of, now, None).await.unwrap();
+    assert!(scans.forget(id, Some(entry(id))).await.unwrap());
+    assert!(!scans.forget(id, Some(entry(id))).await.unwrap());
+    let trail = trail::Trail::open(&path, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(trail.head().unwrap().sequence, 1);
 }

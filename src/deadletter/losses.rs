@@ -32,7 +32,7 @@ pub const VANISH: Code = Code("dead-letters/vanish");
 
 /// Every place where `topology` loses dead letters on RabbitMQ `version`. `whole` says that nothing
 /// exists beside it, as when it was read from a broker.
-pub fn audit(topology: &Topology, version: Version, whole: bool) -> Findings {
+pub fn losses(topology: &Topology, version: Version, whole: bool) -> Findings {
     const OF_LINT: [Code; 5] = [
         UNKNOWN_DEAD_LETTER_EXCHANGE,
         LOST_DEAD_LETTERS,
