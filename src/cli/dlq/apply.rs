@@ -19,7 +19,7 @@ use crate::cli::session::Session;
 
 use super::elsewhere;
 use super::execute::{self, NewRun};
-use super::plan::seen;
+use super::planning::seen;
 use super::replay::RunArgs;
 
 /// Arguments of `dlq apply`.

@@ -18,7 +18,7 @@ pub(in crate::cli) mod stored;
 mod elsewhere;
 mod execute;
 mod how;
-mod plan;
+mod planning;
 mod replay;
 mod report;
 mod resume;
@@ -40,7 +40,7 @@ pub use incident::{IncidentExportView, IncidentView};
 pub use label::DeadLetterLabelView;
 pub use letters::DeadLettersView;
 pub use list::DeadLetterQueuesView;
-pub use plan::DeadLetterPlan;
+pub use planning::DeadLetterPlan;
 pub use report::ReplayView;
 pub use run::ReplayRunView;
 pub use runs::ReplayRunsView;
@@ -80,7 +80,7 @@ enum DlqCommand {
     /// Send letters back to where they are worked on, each acked only after it is confirmed there
     Replay(Box<replay::ReplayArgs>),
     /// Write down what a replay would do to each letter, for a second person to read and `apply` to run
-    Plan(Box<plan::PlanArgs>),
+    Plan(Box<planning::PlanArgs>),
     /// Run a plan, on exactly the letters that it names
     Apply(apply::ApplyArgs),
     /// Go on with a replay that was stopped or killed
@@ -111,7 +111,7 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Diff(args) => diff::run(&args, session),
         DlqCommand::Doctor(args) => doctor::run(&args, session),
         DlqCommand::Replay(args) => replay::run(&args, session),
-        DlqCommand::Plan(args) => plan::run(&args, session),
+        DlqCommand::Plan(args) => planning::run(&args, session),
         DlqCommand::Apply(args) => apply::run(&args, session),
         DlqCommand::Resume(args) => resume::run(&args, session),
         DlqCommand::Runs(args) => runs::run(&args, session),
