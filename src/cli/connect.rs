@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::id::VhostName;
 use crate::base::time::Clock;
 use crate::base::url::{AmqpUrl, BrokerUrl, EmbeddedUrl, ManagementUrl};
 use crate::broker::connect::{self, TlsOptions};
@@ -16,7 +17,7 @@ use super::error::CliError;
 use super::exit::ExitStatus;
 use super::runtime::unless_stopped;
 use super::session::Session;
-use super::settings::{Settings, Sourced};
+use super::settings::{Origin, Settings, Sourced};
 use super::signals::Stop;
 
 /// Leads to the broker that the settings mean: everything that is needed to connect, passwords
@@ -52,6 +53,37 @@ impl Connector {
             seed,
             stop: session.stop.clone(),
         })
+    }
+
+    /// The same broker, another vhost of it.
+    #[must_use]
+    pub fn in_vhost(mut self, vhost: VhostName) -> Connector {
+        if let BrokerUrl::Amqp(url) = &mut self.url {
+            url.vhost = vhost.clone();
+        }
+        let mut settings = (*self.settings).clone();
+        settings.vhost = Some(Sourced::new(vhost, Origin::Flag("--to-vhost")));
+        self.settings = Arc::new(settings);
+        self
+    }
+
+    /// The broker that these settings mean, for the same run.
+    ///
+    /// # Errors
+    /// When a password is needed and cannot be had.
+    pub fn with_settings(
+        &self,
+        settings: Settings,
+        session: &mut Session,
+    ) -> Result<Connector, CliError> {
+        let url = complete_url(session, &settings)?;
+        let management = settings.management_url.as_ref().map(|url| url.value.clone());
+        Ok(Connector { url, management, settings: Arc::new(settings), ..self.clone() })
+    }
+
+    /// What the connector was made from.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The same with another embedded broker: a temporary one, whose directory is there.

@@ -80,6 +80,10 @@ pub mod code {
     pub const BLOCKED: &str = "topology/blocked";
     /// The broker is not what it was when the plan was made.
     pub const STALE: &str = "topology/stale-plan";
+    /// A plan of dead letters was changed after it was made.
+    pub const PLAN_EDITED: &str = "dlq/plan-edited";
+    /// The queue or its targets are not what they were when the plan was made.
+    pub const PLAN_STALE: &str = "dlq/plan-stale";
     /// This is another cluster than the one that is meant.
     pub const WRONG_CLUSTER: &str = "cli/wrong-cluster";
     /// The work on a queue ended before it should.

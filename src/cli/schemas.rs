@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::deadletter::labels::LabelsFile;
+use crate::deadletter::replay::mapping::ReplayMapSpec;
 use crate::project::spec::ProjectFile;
 use crate::topology::explain::QueueExplanation;
 use crate::topology::route::RouteReport;
@@ -15,9 +16,10 @@ use super::context::{
 };
 use super::dlq::{
     AuditHeadView, AuditTrailView, AuditVerificationView, DeadLetterAlertView, DeadLetterAuditView,
-    DeadLetterDiffView, DeadLetterGroupsView, DeadLetterLabelView, DeadLetterQueuesView,
-    DeadLetterScanView, DeadLetterScansView, DeadLetterView, DeadLetterWatchView, DeadLettersView,
-    IncidentExportView, IncidentView, ReplayRunView, ReplayRunsView, ReplayView,
+    DeadLetterDiffView, DeadLetterGroupsView, DeadLetterLabelView, DeadLetterPlan,
+    DeadLetterQueuesView, DeadLetterScanView, DeadLetterScansView, DeadLetterView,
+    DeadLetterWatchView, DeadLettersView, IncidentExportView, IncidentView, ReplayRunView,
+    ReplayRunsView, ReplayView,
 };
 use super::error::ErrorView;
 use super::explain::{ExplainListView, ExplainView, RetryTableView};
@@ -61,6 +63,7 @@ pub fn output() -> Vec<(&'static str, Value)> {
         of::<DeadLetterDiffView>(),
         of::<DeadLetterGroupsView>(),
         of::<DeadLetterLabelView>(),
+        of::<DeadLetterPlan>(),
         of::<DeadLetterQueuesView>(),
         of::<DeadLetterScanView>(),
         of::<DeadLetterScansView>(),
@@ -115,6 +118,7 @@ pub fn files() -> Vec<(&'static str, Value)> {
     vec![
         ("DeadLetterLabels", schemars::schema_for!(LabelsFile).to_value()),
         ("Project", schemars::schema_for!(ProjectFile).to_value()),
+        ("ReplayMap", schemars::schema_for!(ReplayMapSpec).to_value()),
         ("Topology", schemars::schema_for!(TopologySpec).to_value()),
     ]
 }

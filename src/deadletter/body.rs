@@ -29,10 +29,13 @@ pub struct Decoded {
     pub trouble: Option<String>,
 }
 
-/// Reads a body that was packed as `encoding` says.
-pub fn decode(body: &[u8], encoding: Option<&str>) -> Decoded {
+/// What unpacked a body, and what came of it.
+type Unpacked = Option<(&'static str, Result<Vec<u8>, String>)>;
+
+/// Unpacks a body; `None` when it is not packed.
+fn unpacked(body: &[u8], encoding: Option<&str>) -> Result<Unpacked, String> {
     let encoding = encoding.unwrap_or_default().trim().to_ascii_lowercase();
-    let unpacked = match encoding.as_str() {
+    Ok(match encoding.as_str() {
         "" | "identity" | "utf-8" | "utf8" | "binary" => None,
         "gzip" | "x-gzip" => Some(("gzip", unpack(flate2::read::MultiGzDecoder::new(body)))),
         "deflate" | "zlib" => Some(("zlib", unpack(flate2::read::ZlibDecoder::new(body)))),
@@ -42,21 +45,38 @@ pub fn decode(body: &[u8], encoding: Option<&str>) -> Decoded {
                 .map_err(|error| error.to_string())
                 .and_then(unpack),
         )),
-        other => {
-            let trouble = Some(format!("it is packed as `{other}`, which is not known here"));
-            return Decoded { content: content(body), unpacked: None, trouble };
-        }
-    };
-    match unpacked {
-        None => Decoded { content: content(body), unpacked: None, trouble: None },
-        Some((name, Ok(bytes))) => {
+        other => return Err(format!("it is packed as `{other}`, which is not known here")),
+    })
+}
+
+fn cannot_unpack(name: &str, error: &str) -> String {
+    format!("it says that it is {name}, and cannot be unpacked: {error}")
+}
+
+/// The bytes of a packed body; `None` when it is not packed.
+///
+/// # Errors
+/// Why it cannot be unpacked.
+pub fn plain(body: &[u8], encoding: Option<&str>) -> Result<Option<Vec<u8>>, String> {
+    match unpacked(body, encoding)? {
+        None => Ok(None),
+        Some((_, Ok(bytes))) => Ok(Some(bytes)),
+        Some((name, Err(error))) => Err(cannot_unpack(name, &error)),
+    }
+}
+
+/// Reads a body that was packed as `encoding` says.
+pub fn decode(body: &[u8], encoding: Option<&str>) -> Decoded {
+    match unpacked(body, encoding) {
+        Ok(None) => Decoded { content: content(body), unpacked: None, trouble: None },
+        Ok(Some((name, Ok(bytes)))) => {
             Decoded { content: content(&bytes), unpacked: Some(name), trouble: None }
         }
-        Some((name, Err(error))) => {
-            let trouble =
-                Some(format!("it says that it is {name}, and cannot be unpacked: {error}"));
+        Ok(Some((name, Err(error)))) => {
+            let trouble = Some(cannot_unpack(name, &error));
             Decoded { content: content(body), unpacked: None, trouble }
         }
+        Err(why) => Decoded { content: content(body), unpacked: None, trouble: Some(why) },
     }
 }
 

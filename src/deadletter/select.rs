@@ -228,41 +228,6 @@ pub struct Known<'a> {
     pub whole: bool,
 }
 
-/// A letter of which a condition asks.
-struct Letter<'a> {
-    delivery: &'a Delivery,
-    told: &'a Told,
-    queue: &'a QueueName,
-    position: u64,
-    id: Option<&'a LetterId>,
-    group: Option<Fingerprint>,
-}
-
-impl<'a> Letter<'a> {
-    /// What the names stand for that an expression uses.
-    fn context(&self, uses: &[&'static str]) -> Context<'a> {
-        let mut context = Context::new();
-        for name in uses {
-            context = match *name {
-                "deaths" => context.with_owned(name, plain_deaths(self.told)),
-                "reason" => context.with_owned(name, self.told.reason().into()),
-                "origin" => context.with_owned(name, plain_origin(self.told)),
-                "id" => context.with_owned(name, self.id.map(LetterId::as_str).into()),
-                "group" => {
-                    context.with_owned(name, self.group.map(|group| group.to_string()).into())
-                }
-                "position" => context.with_owned(name, self.position.into()),
-                "diedAt" => {
-                    let at = self.told.died_at().map_or(0, Timestamp::unix_s);
-                    context.with_owned(name, at.into())
-                }
-                _ => with_variable(context, name, self.delivery, self.queue.as_str()),
-            };
-        }
-        context
-    }
-}
-
 /// Reads an expression over the names that a condition may use, and tells which of them it does.
 fn read(source: &str) -> Result<(Expression, Vec<&'static str>), SelectError> {
     let known: Vec<&'static str> =
@@ -307,11 +272,10 @@ impl Lanes {
             .contains(&"id")
             .then(|| LetterId::of(&self.vhost, &self.queue, &delivery.message));
         let group = self.uses.contains(&"group").then(|| told.traits(delivery).fingerprint());
-        let letter =
-            Letter { delivery, told: &told, queue: &self.queue, position, id: id.as_ref(), group };
+        let named = Named { told: &told, id: id.as_ref(), group, position };
         let value = self
             .key
-            .evaluate(&letter.context(&self.uses))
+            .evaluate(&context_of(&self.uses, delivery, &self.queue, &named))
             .map_err(|error| undecided(error.to_string()))?;
         if value.is_null() {
             return Err(undecided("it is null".to_owned()));
@@ -473,9 +437,8 @@ impl Selector {
         if cut && (self.uses.contains(&"body") || self.uses.contains(&"size")) {
             return Err(SelectError::Undecided("its body was not kept whole".to_owned()));
         }
-        let letter =
-            Letter { delivery, told: &told, queue: &self.queue, position, id: id.as_ref(), group };
-        let context = letter.context(&self.uses);
+        let named = Named { told: &told, id: id.as_ref(), group, position };
+        let context = context_of(&self.uses, delivery, &self.queue, &named);
         condition.evaluate_bool(&context).map_err(|error| SelectError::Undecided(error.to_string()))
     }
 
@@ -509,6 +472,52 @@ impl Selector {
     pub fn unmet(&self) -> Vec<&str> {
         let met = |prefix: &&IdPrefix| !self.meant.contains_key(*prefix);
         self.selection.ids.iter().filter(met).map(IdPrefix::as_str).collect()
+    }
+}
+
+/// What is known of a letter beside its delivery.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named<'a> {
+    /// What its headers tell.
+    pub(crate) told: &'a Told,
+    /// Its name.
+    pub(crate) id: Option<&'a LetterId>,
+    /// Its group.
+    pub(crate) group: Option<Fingerprint>,
+    /// Its place.
+    pub(crate) position: u64,
+}
+
+/// What all the names stand for that an expression uses.
+fn context_of<'a>(
+    uses: &[&'static str],
+    delivery: &'a Delivery,
+    queue: &QueueName,
+    named: &Named<'_>,
+) -> Context<'a> {
+    uses.iter().fold(Context::new(), |context, name| {
+        with_letter(context, name, delivery, queue.as_str(), named)
+    })
+}
+
+/// The context with one of the names that a condition about letters may use.
+pub(crate) fn with_letter<'a>(
+    context: Context<'a>,
+    name: &'static str,
+    delivery: &'a Delivery,
+    queue: &str,
+    named: &Named<'_>,
+) -> Context<'a> {
+    let Named { told, id, group, position } = named;
+    match name {
+        "deaths" => context.with_owned(name, plain_deaths(told)),
+        "reason" => context.with_owned(name, told.reason().into()),
+        "origin" => context.with_owned(name, plain_origin(told)),
+        "id" => context.with_owned(name, id.map(LetterId::as_str).into()),
+        "group" => context.with_owned(name, group.map(|group| group.to_string()).into()),
+        "position" => context.with_owned(name, (*position).into()),
+        "diedAt" => context.with_owned(name, told.died_at().map_or(0, Timestamp::unix_s).into()),
+        _ => with_variable(context, name, delivery, queue),
     }
 }
 

@@ -57,6 +57,7 @@ fn prepared() -> Machine {
     machine.run("context use --none").ok();
     let replay = "dlq replay dead.agent.worker --to agent.worker --run night-1 --yes";
     machine.run(replay).ok();
+    machine.run("dlq plan dead.agent.worker --to agent.worker --out plan.json").ok();
     follow_a_workflow(&machine.path(".nexus/state.db"));
     machine.write("bodies.txt", "one\ntwo\n");
     machine.script("handle.sh", "cat >/dev/null");

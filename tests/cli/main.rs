@@ -10,6 +10,7 @@
 
 mod bundles;
 mod context;
+mod dead_letter_plans;
 mod dead_letter_trail;
 mod dead_letters;
 mod examples;

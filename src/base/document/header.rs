@@ -28,6 +28,8 @@ document_enum! {
         Schemas = "Schemas",
         /// Health checks.
         Health = "Health",
+        /// Where dead letters go, by rule.
+        ReplayMap = "ReplayMap",
         /// Names of groups of dead letters.
         DeadLetterLabels = "DeadLetterLabels",
     }

@@ -1,5 +1,6 @@
 //! Beginning a run and going on with one: preflight, plan, consent, and the run itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use crate::broker::calm::await_calm;
 use crate::broker::{Broker, Change, Delivery, LockError, LockHolder, QueueDefinition, QueueType};
 use crate::deadletter::bundle_source::{BundleSource, Contents};
 use crate::deadletter::replay::address::RUN;
+use crate::deadletter::replay::audience::Heard;
 use crate::deadletter::replay::caution::{Caution, Watched, run_with_caution};
 use crate::deadletter::replay::machine::End;
 use crate::deadletter::replay::plan::{Facts, Mode, Plan, declared_type, plan};
-use crate::deadletter::replay::preflight::{self, Noun, PreflightError};
+use crate::deadletter::replay::planned::objection_in_words;
+use crate::deadletter::replay::preflight::{self, Around, Noun, PreflightError};
 use crate::deadletter::replay::run::{
     Begin, CANARY, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker,
 };
@@ -34,7 +37,9 @@ use crate::cli::runtime::unless_stopped;
 use crate::cli::session::Session;
 use crate::cli::settings::Settings;
 
+use super::audience;
 use super::bundles;
+use super::elsewhere;
 use super::replay::RunArgs;
 use super::report::{in_words, status, view_of};
 use super::resume::ResumeArgs;
@@ -61,6 +66,8 @@ struct Job {
     contents: Option<Contents>,
     facts: Facts,
     plan: Plan,
+    /// The other broker or vhost that the copies go to.
+    there: Option<Connector>,
     caution: Caution,
 }
 
@@ -76,23 +83,36 @@ fn deed(queue: &QueueName, spec: &RunSpec) -> String {
 }
 
 /// Looks around without touching anything.
-async fn facts(
+pub(super) async fn look(
     queue: &QueueName,
     spec: &RunSpec,
-    contents: Option<&Contents>,
     broker: &dyn Broker,
+    there: Option<&dyn Broker>,
     settings: &Settings,
-) -> Result<Facts, CliError> {
+) -> Result<Around, CliError> {
+    look_from(None, queue, spec, broker, there, settings).await
+}
+
+/// The same when the letters may come from a bundle.
+async fn look_from(
+    contents: Option<&Contents>,
+    queue: &QueueName,
+    spec: &RunSpec,
+    broker: &dyn Broker,
+    there: Option<&dyn Broker>,
+    settings: &Settings,
+) -> Result<Around, CliError> {
     let target = spec.target()?;
     let found = match contents {
-        Some(contents) => preflight::facts_of_bundle(contents.wanted, spec, &target, broker).await,
-        None => preflight::facts(queue, spec, &target, broker).await,
+        Some(contents) => preflight::look_from_bundle(contents.wanted, spec, &target, broker).await,
+        None => preflight::look(queue, spec, &target, broker, there).await,
     };
-    let (noun, name) = match found {
-        Ok(facts) => return Ok(facts),
-        Err(PreflightError::Missing { noun, name }) => (noun, name),
+    let (noun, name, is_target) = match found {
+        Ok(around) => return Ok(around),
+        Err(PreflightError::Missing { noun, name, is_target }) => (noun, name, is_target),
         Err(PreflightError::Broker(error)) => return Err(error.into()),
     };
+    let broker = there.filter(|_| is_target).unwrap_or(broker);
     let vhost = &broker.identity().vhost;
     let message = format!(
         "cannot {}: {} `{name}` does not exist in vhost `{vhost}`",
@@ -179,7 +199,11 @@ fn name_of(session: &Session) -> String {
 fn losses(spec: &RunSpec, facts: &Facts) -> Result<Vec<String>, CliError> {
     let request = spec.request();
     let most = request.first.map_or(facts.ready, |first| first.min(facts.ready));
-    let what = if request.selects { "the selected of " } else { "" };
+    let (what, most) = match spec.planned.and_then(|planned| planned.letters) {
+        Some(planned) => ("the planned ", planned),
+        None if request.selects => ("the selected of ", most),
+        None => ("", most),
+    };
     let letters = format!("{what}{}", count(most, "letter"));
     let to = in_words(spec)?;
     Ok(match spec.verb {
@@ -217,19 +241,40 @@ pub(super) fn begin_from(
     }
     let settings = session.settings()?;
     let connector = Connector::of(session)?;
-    let facts = session.drive(unless_stopped(&session.stop, async {
+    let there = elsewhere::connector(&spec, &connector, session)?;
+    let (spec, around, heard) = session.drive(unless_stopped(&session.stop, async {
+        let mut spec = spec;
         let broker = connector.connect().await?;
-        let facts = facts(&queue, &spec, contents.as_ref(), &*broker, &settings).await?;
+        let other = elsewhere::connect(there.as_ref()).await?;
+        elsewhere::settle(&mut spec, &queue, &*broker, other.as_deref())?;
+        let around =
+            look_from(contents.as_ref(), &queue, &spec, &*broker, other.as_deref(), &settings)
+                .await?;
+        let another = elsewhere::is_another(&*broker, other.as_deref());
+        let heard = audience::hear(&queue, &spec, &around, another, &*broker, &settings).await?;
+        if let Some(other) = other {
+            let _ = other.close().await;
+        }
         let _ = broker.close().await;
-        Ok(facts)
+        Ok((spec, around, heard))
     }))?;
-    let plan = plan_of(&facts, &spec, contents.as_ref());
+    let facts = around.facts;
+    let mut plan = plan_of(&facts, &spec, contents.as_ref());
+    plan.warnings.extend(heard.warnings);
     if dry_run {
-        return show_plan(&queue, &spec, &facts, &plan, session);
+        return show_plan(&queue, &spec, &facts, &plan, heard.heard, session);
     }
     refuse(&queue, &spec, &plan)?;
-    let losses = losses(&spec, &facts)?;
-    consent::ask(session, &settings, &consent::Deed { what: deed(&queue, &spec), losses })?;
+    let mut losses = losses(&spec, &facts)?;
+    losses.extend(heard.heard.iter().flatten().map(Heard::in_words));
+    let deed = consent::Deed { what: deed(&queue, &spec), losses };
+    consent::ask(session, &settings, &deed)?;
+    if let Some(there) = there.as_ref().map(Connector::settings)
+        && there.protected.value
+        && there.context.is_some()
+    {
+        consent::ask(session, there, &deed)?;
+    }
     let request = serde_json::to_string(&spec)
         .map_err(|error| CliError::new(code::INTERNAL, ExitStatus::Internal, error.to_string()))?;
     let stored = StoredRun {
@@ -249,7 +294,7 @@ pub(super) fn begin_from(
         why: None,
         stage: None,
     };
-    let caution = spec.caution(stored.watermark);
+    let caution = spec.caution(around.waiting);
     let job = Job {
         queue,
         spec,
@@ -259,9 +304,10 @@ pub(super) fn begin_from(
         contents,
         facts,
         plan,
+        there,
         caution,
     };
-    execute(job, &connector, session)
+    execute(job, &connector, heard.heard, session)
 }
 
 fn show_plan(
@@ -269,9 +315,11 @@ fn show_plan(
     spec: &RunSpec,
     facts: &Facts,
     plan: &Plan,
+    heard: Option<Vec<Heard>>,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let mut view = view_of(queue, spec, facts, plan)?;
+    view.audience = heard;
     view.stopped = objections(plan);
     view.warnings.clone_from(&plan.warnings);
     session.ui.report(&view)?;
@@ -280,13 +328,7 @@ fn show_plan(
 }
 
 fn objections(plan: &Plan) -> Vec<String> {
-    plan.objections
-        .iter()
-        .map(|objection| match objection.by {
-            Some(option) => format!("{} ({option} goes on nonetheless)", objection.why),
-            None => objection.why.clone(),
-        })
-        .collect()
+    plan.objections.iter().map(objection_in_words).collect()
 }
 
 fn refuse(queue: &QueueName, spec: &RunSpec, plan: &Plan) -> Result<(), CliError> {
@@ -316,31 +358,41 @@ pub(super) fn asked_of(stored: &StoredRun) -> Result<(QueueName, RunSpec), CliEr
 /// Goes on with a run.
 pub(super) fn again(
     stored: StoredRun,
-    ResumeArgs { dry_run, despite_canary, bring_back, .. }: &ResumeArgs,
+    ResumeArgs { dry_run, despite_canary, bring_back, to_broker, .. }: &ResumeArgs,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let (queue, mut spec) = asked_of(&stored)?;
     if *bring_back {
         // Where nothing is sent any more need not be there.
-        (spec.to, spec.to_exchange, spec.park) = (None, None, None);
+        (spec.to, spec.to_exchange, spec.map, spec.park) = (None, None, None, None);
     }
     let connector = Connector::of(session)?;
     same_broker("resume", &stored, &connector)?;
     let contents = bundles::contents_again(&stored, &spec, session)?;
-    let facts = session.drive(unless_stopped(&session.stop, async {
+    elsewhere::given_again(&mut spec, to_broker.as_deref(), session)?;
+    let there = elsewhere::connector(&spec, &connector, session)?;
+    let (spec, facts) = session.drive(unless_stopped(&session.stop, async {
+        let mut spec = spec;
         let broker = connector.connect().await?;
+        let other = elsewhere::connect(there.as_ref()).await?;
+        elsewhere::settle(&mut spec, &queue, &*broker, other.as_deref())?;
         if !spec.alongside && contents.is_none() {
             // Objections follow from what is counted then.
             await_calm(&*broker, &queue, settings.timeout().min(CALM_PATIENCE)).await?;
         }
-        let facts = facts(&queue, &spec, contents.as_ref(), &*broker, &settings).await?;
+        let around =
+            look_from(contents.as_ref(), &queue, &spec, &*broker, other.as_deref(), &settings)
+                .await?;
+        if let Some(other) = other {
+            let _ = other.close().await;
+        }
         let _ = broker.close().await;
-        Ok(facts)
+        Ok((spec, around.facts))
     }))?;
     let mut plan = plan_of(&facts, &spec, contents.as_ref());
     if *dry_run {
-        return show_plan(&queue, &spec, &facts, &plan, session);
+        return show_plan(&queue, &spec, &facts, &plan, None, session);
     }
     refuse(&queue, &spec, &plan)?;
     // Never more than waited when it began: what came since is not the run's.
@@ -360,20 +412,36 @@ pub(super) fn again(
     let is_judged = *despite_canary || stored.why.as_deref() != Some(CANARY);
     let caution = Caution { is_judged, ..spec.caution(stored.watermark) };
     let bring_back = *bring_back;
-    let job =
-        Job { queue, spec, stored, is_new: false, bring_back, contents, facts, plan, caution };
-    execute(job, &connector, session)
+    let job = Job {
+        queue,
+        spec,
+        stored,
+        is_new: false,
+        bring_back,
+        contents,
+        facts,
+        plan,
+        there,
+        caution,
+    };
+    execute(job, &connector, None, session)
 }
 
 /// How long a stream is silent once its last letter was seen.
 const STREAM_SILENCE: Duration = Duration::from_secs(1);
 
-fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<ExitStatus, CliError> {
+fn execute(
+    job: Job,
+    connector: &Connector,
+    heard: Option<Vec<Heard>>,
+    session: &mut Session,
+) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     for warning in &job.plan.warnings {
         session.ui.warning(warning);
     }
     let mut view = view_of(&job.queue, &job.spec, &job.facts, &job.plan)?;
+    view.audience = heard;
     let id = job.stored.id.clone();
     if let Some(contents) = &job.contents {
         view.not_selected(contents);
@@ -382,12 +450,24 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     let bar = Progress::new(&session.ui, Some(most), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
-    let (watched, gone) = result?;
+    let Done { watched, gone, not_met } = result?;
     view.run.clone_from(&id);
     view.gone = gone;
     view.take(&watched);
+    let mut status = status(&watched, session.stop.status());
+    if !not_met.is_empty() {
+        view.not_met = not_met.len() as u64;
+        let first: Vec<&str> = not_met.iter().map(String::as_str).take(NAMED).collect();
+        view.warnings.push(format!(
+            "planned, and not met: {}{}",
+            first.join(", "),
+            if not_met.len() > NAMED { " and others" } else { "" }
+        ));
+        if status == ExitStatus::Done {
+            status = ExitStatus::Partly;
+        }
+    }
     session.ui.report(&view)?;
-    let status = status(&watched, session.stop.status());
     if status != ExitStatus::Done {
         let is_whole = watched.report.staged.is_some_and(|staged| staged.stage == Stage::Whole);
         let next = if is_whole {
@@ -402,16 +482,26 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     Ok(status)
 }
 
-/// What the run did, and how many of the letters it was to take back were not there any more.
+/// What a run did.
+struct Done {
+    watched: Watched,
+    /// How many of the letters it was to take back were not there any more.
+    gone: Option<u64>,
+    /// Planned letters that it did not meet.
+    not_met: Vec<String>,
+}
+
 async fn carry_out(
     job: Job,
     connector: &Connector,
     settings: &Settings,
     session: &Session,
     bar: &Progress,
-) -> Result<(Watched, Option<u64>), CliError> {
-    let Job { queue, spec, mut stored, is_new, bring_back, contents, facts, plan, caution } = job;
+) -> Result<Done, CliError> {
+    let Job { queue, spec, mut stored, is_new, bring_back, contents, facts, plan, there, caution } =
+        job;
     let broker = connector.connect().await?;
+    let other = elsewhere::connect(there.as_ref()).await?;
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
     let clock = Arc::clone(&session.clock);
     let vhost = broker.identity().vhost.to_string();
@@ -457,8 +547,10 @@ async fn carry_out(
         is_quorum: contents.is_none() && facts.queue_type == Some(QueueType::Quorum),
         looks: plan.looks,
         numbered: contents.is_some(),
-        login: connector.login().map(str::to_owned),
+        login: there.as_ref().unwrap_or(connector).login().map(str::to_owned),
         dress: spec.dress(),
+        editor: spec.editor()?,
+        elsewhere: elsewhere::is_another(&*broker, other.as_deref()),
         rate: spec.rate,
         stream: (plan.mode == Mode::Stream)
             .then_some(FromStream { from: spec.from, wait: STREAM_SILENCE }),
@@ -475,8 +567,9 @@ async fn carry_out(
         most_back: caution.most_back,
     };
     let mut selector = Selector::new(&spec.selection(), &vhost, &queue)?;
+    let mut budget = Budget::of(&spec);
     let undone = spec.undoes.as_deref().filter(|_| spec.verb == Verb::Undo);
-    let mut wants = |position, _: &LetterId, delivery: &Delivery| {
+    let mut wants = |position, id: &LetterId, delivery: &Delivery| {
         if spec.verb.reads_bundle() {
             // Only what is selected comes.
             return Ok(true);
@@ -485,13 +578,14 @@ async fn carry_out(
             let sent_by = delivery.message.properties.header(RUN).and_then(FieldValue::as_text);
             return Ok(sent_by == undone);
         }
-        selector.wants(position, delivery).map_err(|error| error.to_string())
+        let wanted = selector.wants(position, delivery).map_err(|error| error.to_string())?;
+        Ok(wanted && budget.takes(id))
     };
     let mut progress = |looked, _| bar.at(looked);
     let into = spec.bundle.as_deref().filter(|_| spec.verb.writes_bundle());
     let into = into.map(|path| bundles::into(path, &queue, &stored, is_new));
     let begin = if is_new { Begin::New(Box::new(stored)) } else { Begin::Again };
-    let to_broker = ToBroker(&*broker);
+    let to_broker = ToBroker(other.as_deref().unwrap_or(&*broker));
     let from_bundle = contents.map(|contents| BundleSource::new(&*broker, contents));
     let scene = Scene {
         broker: match &from_bundle {
@@ -513,6 +607,9 @@ async fn carry_out(
         }
         _ => run_with_caution(&scene, begin, &options, &caution, &mut wants, &mut progress).await?,
     };
+    if let Some(other) = &other {
+        let _ = other.close().await;
+    }
     let _ = broker.close().await;
     let gone = match undone {
         Some(undone) if watched.report.ended == End::All => {
@@ -520,7 +617,12 @@ async fn carry_out(
         }
         _ => None,
     };
-    Ok((watched, gone))
+    let looked_at_all = matches!(watched.report.ended, End::All | End::First | End::Dry);
+    let not_met = match Budget::of(&spec).0 {
+        Some(planned) if looked_at_all => not_met(planned, &journal.met(&options.run)?),
+        _ => Vec::new(),
+    };
+    Ok(Done { watched, gone, not_met })
 }
 
 /// How many letters that `undone` sent to `queue` are not there any more, nor taken back before.
@@ -541,4 +643,43 @@ fn not_there(
         }
     }
     Ok(Some(sent.saturating_sub(found)))
+}
+
+/// Letters that are named at once when they were not met.
+const NAMED: usize = 20;
+
+/// How many letters of each name a plan is for: of twins, no more than it saw.
+struct Budget(Option<BTreeMap<String, u64>>);
+
+impl Budget {
+    fn of(spec: &RunSpec) -> Budget {
+        let named = spec.planned.is_some_and(|planned| planned.letters.is_some());
+        Budget(named.then(|| {
+            let mut budget = BTreeMap::new();
+            for id in &spec.selection.ids {
+                *budget.entry(id.as_str().to_owned()).or_default() += 1;
+            }
+            budget
+        }))
+    }
+
+    fn takes(&mut self, id: &LetterId) -> bool {
+        let Some(budget) = &mut self.0 else { return true };
+        let Some(left) = budget.get_mut(id.as_str()).filter(|left| **left > 0) else {
+            return false;
+        };
+        *left -= 1;
+        true
+    }
+}
+
+/// The planned letters that the journal does not have.
+fn not_met(planned: BTreeMap<String, u64>, met: &BTreeMap<String, u64>) -> Vec<String> {
+    planned
+        .into_iter()
+        .flat_map(|(id, planned)| {
+            let missing = planned.saturating_sub(met.get(&id).copied().unwrap_or(0));
+            (0..missing).map(move |_| id.clone())
+        })
+        .collect()
 }

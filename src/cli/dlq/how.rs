@@ -1,15 +1,22 @@
 //! Where letters go and how: the same options for every command that begins a run.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 
-use crate::base::id::QueueName;
+use crate::base::id::{QueueName, VhostName};
 use crate::base::time::HumanDuration;
+use crate::deadletter::replay::edit::{EditError, EditSpec, SetHeader};
+use crate::deadletter::replay::mapping::MapText;
 use crate::deadletter::replay::plan::{MOST_HELD, WINDOW};
-use crate::deadletter::replay::spec::{CanarySpec, OrderSpec, RunSpec, SpecError, Verb};
+use crate::deadletter::replay::planned::Input;
+use crate::deadletter::replay::spec::{CanarySpec, Elsewhere, OrderSpec, RunSpec, SpecError, Verb};
 
 use crate::cli::error::CliError;
+use crate::cli::exit::ExitStatus;
 use crate::cli::session::Session;
 
+use super::elsewhere;
 use super::selection::SelectionArgs;
 
 /// Which letters, where to and how.
@@ -24,6 +31,13 @@ pub(super) struct HowArgs {
     /// All of them to this exchange, with this key or each with its own
     #[arg(long, value_name = "EXCHANGE[:KEY]")]
     to_exchange: Option<String>,
+    /// Each by the first rule that fits it: a YAML document `kind: ReplayMap`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "via_exchange", "to_exchange"])]
+    map: Option<PathBuf>,
+    #[command(flatten)]
+    elsewhere: ElsewhereArgs,
+    #[command(flatten)]
+    edit: EditArgs,
     /// Do not send a letter that was replayed so often already
     #[arg(long, value_name = "N", default_value_t = 3)]
     max_replays: u64,
@@ -76,6 +90,51 @@ pub(super) struct ReachArgs {
     /// after half an hour, or less when they live for less
     #[arg(long, value_name = "DURATION")]
     max_hold: Option<HumanDuration>,
+}
+
+/// Another vhost or broker.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "To another broker")]
+pub(super) struct ElsewhereArgs {
+    /// Send the copies to this vhost
+    #[arg(long, value_name = "VHOST")]
+    to_vhost: Option<VhostName>,
+    /// Send the copies to the broker of this context
+    #[arg(long, value_name = "NAME")]
+    to_context: Option<String>,
+    /// Send the copies to the broker at this URL
+    #[arg(long, value_name = "URL", conflicts_with = "to_context")]
+    to_broker: Option<String>,
+}
+
+/// What becomes different in letters.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Edits")]
+pub(super) struct EditArgs {
+    /// Set a header: to text, or to the value of `${ CEL }` with its type
+    #[arg(long = "set-header", value_name = "NAME=VALUE")]
+    set_headers: Vec<SetHeader>,
+    /// Remove a header
+    #[arg(long = "remove-header", value_name = "NAME")]
+    remove_headers: Vec<String>,
+    /// Patch the JSON body by this JSON Patch (RFC 6902)
+    #[arg(long, value_name = "FILE", conflicts_with = "body")]
+    body_patch: Option<PathBuf>,
+    /// Make the value of this CEL expression the new JSON body
+    #[arg(long, value_name = "CEL")]
+    body: Option<String>,
+    /// Leave letters whose new body does not satisfy this JSON Schema
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+}
+
+/// What is asked for, and the files that say so.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// What is asked for; checked.
+    pub(super) spec: RunSpec,
+    /// The files.
+    pub(super) inputs: Vec<Input>,
 }
 
 /// How fast and in which order.
@@ -169,12 +228,23 @@ impl MeansArgs {
         queue: &QueueName,
         session: &mut Session,
     ) -> Result<RunSpec, CliError> {
+        spec = self.asked(spec, queue, session)?;
+        spec.check(queue)?;
+        Ok(spec)
+    }
+
+    /// The same, for who looks at every letter before anything is done.
+    fn asked(
+        &self,
+        mut spec: RunSpec,
+        queue: &QueueName,
+        session: &mut Session,
+    ) -> Result<RunSpec, CliError> {
         self.pace.apply(&mut spec);
         self.overrides.apply(&mut spec);
         // Before standard input is read for the selection.
-        spec.check(queue)?;
+        spec.check_plan(queue)?;
         spec.selection = self.letters.selection(session)?;
-        spec.check(queue)?;
         Ok(spec)
     }
 }
@@ -187,6 +257,28 @@ impl HowArgs {
         queue: &QueueName,
         session: &mut Session,
     ) -> Result<RunSpec, CliError> {
+        let spec = self.asked(verb, queue, session)?.spec;
+        spec.check(queue)?;
+        Ok(spec)
+    }
+
+    /// The same, for who looks at every letter before anything is done.
+    pub(super) fn asked(
+        &self,
+        verb: Verb,
+        queue: &QueueName,
+        session: &mut Session,
+    ) -> Result<Asked, CliError> {
+        let mut inputs = Vec::new();
+        let map = match &self.map {
+            Some(file) => {
+                let text = read_input("--map", file, session, &mut inputs)?;
+                Some(MapText { file: file.display().to_string(), text })
+            }
+            None => None,
+        };
+        let edit = self.edit.spec(session, &mut inputs)?;
+        let elsewhere = self.elsewhere.spec(session)?;
         let HowArgs {
             to,
             via_exchange,
@@ -195,6 +287,9 @@ impl HowArgs {
             park,
             restore_ttl,
             keep_x_death,
+            map: _,
+            elsewhere: _,
+            edit: _,
             means,
             reach: ReachArgs { within, from, staged, most_held, max_hold },
             caution: CautionArgs { ramp, canary, wait, max_return, verify },
@@ -217,9 +312,69 @@ impl HowArgs {
             max_hold_ms: max_hold.map(ms),
             most_held,
             staged,
+            map,
+            edit,
+            elsewhere,
             ..RunSpec::default()
         };
-        means.spec(spec, queue, session)
+        let spec = means.asked(spec, queue, session)?;
+        Ok(Asked { spec, inputs })
+    }
+}
+
+/// Reads a file that an option names, and notes what it says.
+fn read_input(
+    option: &str,
+    file: &Path,
+    session: &Session,
+    inputs: &mut Vec<Input>,
+) -> Result<String, CliError> {
+    let shown = file.display().to_string();
+    let text = std::fs::read_to_string(session.resolve(file))
+        .map_err(|error| CliError::file(format!("read {shown}"), &error))?;
+    inputs.push(Input::new(option, &shown, &text));
+    Ok(text)
+}
+
+impl EditArgs {
+    fn spec(&self, session: &Session, inputs: &mut Vec<Input>) -> Result<EditSpec, CliError> {
+        let mut json = |option: &str, file: &Option<PathBuf>| match file {
+            None => Ok(None),
+            Some(file) => {
+                let text = read_input(option, file, session, inputs)?;
+                serde_json::from_str(&text).map(Some).map_err(|error| {
+                    CliError::input(format!(
+                        "{}:{}:{}: this is no JSON: {error}",
+                        file.display(),
+                        error.line(),
+                        error.column()
+                    ))
+                })
+            }
+        };
+        Ok(EditSpec {
+            body_patch: json("--body-patch", &self.body_patch)?,
+            schema: json("--schema", &self.schema)?,
+            set_headers: self.set_headers.clone(),
+            remove_headers: self.remove_headers.clone(),
+            body: self.body.clone(),
+        })
+    }
+}
+
+impl ElsewhereArgs {
+    fn spec(&self, session: &mut Session) -> Result<Option<Elsewhere>, CliError> {
+        let ElsewhereArgs { to_vhost, to_context, to_broker } = self;
+        if (to_vhost, to_context, to_broker) == (&None, &None, &None) {
+            return Ok(None);
+        }
+        let mut elsewhere = match to_broker {
+            Some(url) => elsewhere::of_url(url, session)?,
+            None => Elsewhere::default(),
+        };
+        elsewhere.vhost.clone_from(to_vhost);
+        elsewhere.context.clone_from(to_context);
+        Ok(Some(elsewhere))
     }
 }
 
@@ -227,11 +382,19 @@ impl From<SpecError> for CliError {
     fn from(error: SpecError) -> Self {
         let shown = CliError::usage(error.to_string());
         match error {
+            SpecError::Map { findings, .. } => CliError::findings(shown.message.clone(), findings),
+            SpecError::Edit(EditError::Reserved(_)) => shown.hint(
+                "headers that begin with x-nexus- or x-death, CC and BCC are written by what moves \
+                 letters",
+            ),
+            SpecError::Edit(EditError::Patch(_) | EditError::Schema(_)) => {
+                shown.with_status(ExitStatus::BadInput)
+            }
+            SpecError::Edit(_) => shown,
             // What a letter is called has to be written out: that two begin alike would show only after
             // the first is gone.
             SpecError::Last | SpecError::Short(_) => shown.hint(
-                "`nexusctl dlq letters` takes it; hand what it prints with `-o json` on to \
-                 `--selection -`",
+                "`nexusctl dlq plan` looks at all of them first; `nexusctl dlq apply` runs the plan",
             ),
             SpecError::Order(_) => {
                 shown.hint("write for example `key:headers.order` or `key:body.customer`")

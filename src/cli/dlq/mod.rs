@@ -1,6 +1,8 @@
 //! `nexusctl dlq …`: dead letters, seen without harm, understood, and replayed, moved or put into files
 //! without losing one.
 
+mod apply;
+mod audience;
 mod audit;
 mod browse;
 mod diff;
@@ -18,8 +20,10 @@ mod scans;
 pub(in crate::cli) mod selection;
 mod show;
 pub(in crate::cli) mod stored;
+mod elsewhere;
 mod execute;
 mod how;
+mod planning;
 mod replay;
 mod report;
 mod resume;
@@ -42,6 +46,7 @@ pub use incident::{IncidentExportView, IncidentView};
 pub use label::DeadLetterLabelView;
 pub use letters::DeadLettersView;
 pub use list::DeadLetterQueuesView;
+pub use planning::DeadLetterPlan;
 pub use report::ReplayView;
 pub use run::ReplayRunView;
 pub use runs::ReplayRunsView;
@@ -82,6 +87,10 @@ enum DlqCommand {
     Doctor(doctor::DoctorArgs),
     /// Send letters back to where they are worked on, each acked only after it is confirmed there
     Replay(Box<replay::ReplayArgs>),
+    /// Write down what a replay would do to each letter, for a second person to read and `apply` to run
+    Plan(Box<planning::PlanArgs>),
+    /// Run a plan, on exactly the letters that it names
+    Apply(apply::ApplyArgs),
     /// Move letters to another queue, dead as they are
     Move(Box<moves::MoveArgs>),
     /// Copy letters to another queue; they stay as well
@@ -125,6 +134,8 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Diff(args) => diff::run(&args, session),
         DlqCommand::Doctor(args) => doctor::run(&args, session),
         DlqCommand::Replay(args) => replay::run(&args, session),
+        DlqCommand::Plan(args) => planning::run(&args, session),
+        DlqCommand::Apply(args) => apply::run(&args, session),
         DlqCommand::Move(args) => moves::run_move(&args, session),
         DlqCommand::Copy(args) => moves::run_copy(&args, session),
         DlqCommand::Park(args) => moves::run_park(&args, session),

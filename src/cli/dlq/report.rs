@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::base::id::QueueName;
 use crate::deadletter::bundle_source::Contents;
 use crate::deadletter::replay::address::Target;
+use crate::deadletter::replay::audience::Heard;
 use crate::deadletter::replay::caution::{Verdict, Watched};
 use crate::deadletter::replay::machine::End;
 use crate::deadletter::replay::plan::{Facts, Plan};
@@ -94,6 +95,14 @@ pub struct ReplayView {
     pub(super) gone: Option<u64>,
     /// Letters that went otherwise than they lay: with a user id that is not ours, or with CC or BCC.
     altered: u64,
+    /// Of these, those that cannot be edited so.
+    not_edited: u64,
+    /// Of the replayed ones, those whose body was edited; the one before is kept.
+    bodies_edited: u64,
+    /// Letters of the plan that were not met.
+    pub(super) not_met: u64,
+    /// Who gets the copies that go through an exchange; null when it is not known, or none does.
+    pub(super) audience: Option<Vec<Heard>>,
     /// Left: replayed too often.
     worn_out: u64,
     /// Left: behind one that could not go.
@@ -154,7 +163,10 @@ impl View for ReplayView {
         for (number, what) in [
             (self.parked, "put aside: replayed too often"),
             (self.skipped, "not sent again: confirmed before the crash"),
-            (self.not_wanted - self.nowhere.min(self.not_wanted), "left: not selected"),
+            (self.not_wanted.saturating_sub(self.nowhere + self.not_edited), "left: not selected"),
+            (self.not_edited, "left: cannot be edited so"),
+            (self.bodies_edited, "edited: their bodies from before are kept"),
+            (self.not_met, "planned, and not met in the queue"),
             (self.nowhere, "left: nothing tells where else it belongs"),
             (self.worn_out, "left: replayed too often"),
             (self.behind, "left: behind one that could not go"),
@@ -174,6 +186,9 @@ impl View for ReplayView {
             if number > 0 {
                 page.line(format!("{} {what}", letters(number)));
             }
+        }
+        for heard in self.audience.iter().flatten() {
+            page.line(heard.in_words());
         }
         for (what, verdict) in [("canary", &self.canary), ("afterwards", &self.outcome)] {
             if let Some(verdict) = verdict {
@@ -198,7 +213,7 @@ impl View for ReplayView {
 /// # Errors
 /// When that is written wrongly.
 pub(super) fn in_words(spec: &RunSpec) -> Result<String, CliError> {
-    Ok(match spec.target()? {
+    let target = match spec.target()? {
         Target::Bundle => match &spec.bundle {
             Some(path) => format!("bundle {}", path.display()),
             None => "a bundle".to_owned(),
@@ -208,6 +223,11 @@ pub(super) fn in_words(spec: &RunSpec) -> Result<String, CliError> {
         Target::OriginExchange => "the exchange each was published to".to_owned(),
         Target::Exchange(exchange, None) => format!("exchange {exchange}"),
         Target::Exchange(exchange, Some(key)) => format!("exchange {exchange} with key {key}"),
+        Target::Mapped(map) => format!("where {} says", map.text().file),
+    };
+    Ok(match &spec.elsewhere {
+        Some(elsewhere) => format!("{target} in {}", elsewhere.in_words()),
+        None => target,
     })
 }
 
@@ -235,6 +255,10 @@ pub(super) fn view_of(
         filter_errors: 0,
         gone: None,
         altered: 0,
+        not_edited: 0,
+        bodies_edited: 0,
+        not_met: 0,
+        audience: None,
         worn_out: 0,
         behind: 0,
         rested: 0,
@@ -277,6 +301,8 @@ impl ReplayView {
         self.altered = report.altered;
         self.nowhere = report.nowhere;
         self.filter_errors = report.filter_errors;
+        self.not_edited = report.not_edited;
+        self.bodies_edited = report.bodies_edited;
         self.worn_out = counts.worn_out;
         self.behind = counts.behind;
         if let Some(staged) = &report.staged {
@@ -301,6 +327,13 @@ impl ReplayView {
         if report.gone > 0 {
             let number = count(report.gone, "letter");
             self.warnings.push(format!("the stream let go of {number} before they were read"));
+        }
+        if let Some(why) = &report.first_not_edited {
+            let number = count(report.not_edited, "letter");
+            self.warnings.push(format!("{number} cannot be edited so, the first because {why}"));
+        }
+        if let Some(why) = report.first_nowhere.as_ref().filter(|why| why.contains("map")) {
+            self.warnings.push(format!("of the first letter with nowhere to go: {why}"));
         }
         if let Some(error) = &report.first_filter_error {
             let number = count(report.filter_errors, "letter");
@@ -360,7 +393,7 @@ pub(super) fn status(watched: &Watched, stopped: ExitStatus) -> ExitStatus {
         return ExitStatus::Negative;
     }
     if why_stopped(watched).is_none() {
-        return ExitStatus::Done;
+        return if report.not_edited == 0 { ExitStatus::Done } else { ExitStatus::Partly };
     }
     if report.ended == End::Stopped && !report.lives_at_risk && !report.held_too_long {
         return stopped;

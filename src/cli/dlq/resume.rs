@@ -31,6 +31,9 @@ pub(super) struct ResumeArgs {
     /// Go on although too many of those that --canary sent first came back
     #[arg(long)]
     pub(super) despite_canary: bool,
+    /// The URL that the run sends to, when it had a password: that is not written down
+    #[arg(long, value_name = "URL")]
+    pub(super) to_broker: Option<String>,
 }
 
 /// Opens the journal and finds a run in it.

@@ -7,12 +7,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::id::QueueName;
-use crate::base::time::HumanDuration;
-use crate::broker::QueueType;
+use crate::base::time::{Clock, HumanDuration};
+use crate::broker::{Broker, QueueType};
 use crate::deadletter::Scans;
 use crate::deadletter::scan::{Keep, Reach, ScanError, scan};
-use crate::deadletter::store::{Ending, Scanned};
+use crate::deadletter::store::{Ending, Scan, Scanned};
 use crate::delivery::peek::{ThroughOptions, cost};
+use crate::delivery::stop::Stop;
 
 use crate::cli::connect::Connector;
 use crate::cli::consent::{self, Deed};
@@ -23,6 +24,7 @@ use crate::cli::output::{Page, View, count};
 use crate::cli::progress::Progress;
 use crate::cli::queue::{Ledger, PeekPlanView, look_around, no_such_queue, refusal};
 use crate::cli::session::Session;
+use crate::cli::settings::Settings;
 
 use super::groups::GroupRow;
 use super::stored::ScanRow;
@@ -113,9 +115,44 @@ impl View for DeadLetterScanView {
 }
 
 /// What became of the wish to scan.
-enum Done {
+pub(super) enum Done {
+    /// It was only asked what it would cost; whether that is too much.
     Planned(PeekPlanView, bool),
-    Scanned(Box<DeadLetterScanView>),
+    /// The scan, and what to tell of it.
+    Scanned(Box<DeadLetterScanView>, Scan),
+}
+
+impl ScanArgs {
+    /// A look at all of a queue, that keeps so much of each body.
+    pub(super) fn whole(queue: QueueName, min_lives: u64, keep_body: usize) -> ScanArgs {
+        ScanArgs {
+            queue,
+            first: None,
+            min_lives,
+            keep_body,
+            keep_scans: 5,
+            hold: HumanDuration::from_ms(600_000),
+            wait: HumanDuration::from_ms(1_000),
+            from: None,
+            dry_run: false,
+        }
+    }
+}
+
+/// What a scan works with.
+pub(super) struct Scene<'a> {
+    /// The broker.
+    pub(super) broker: &'a dyn Broker,
+    /// Its URL without a password.
+    pub(super) shown: &'a str,
+    /// The settings of the run.
+    pub(super) settings: &'a Settings,
+    /// The time.
+    pub(super) clock: &'a dyn Clock,
+    /// Whether somebody asks to stop.
+    pub(super) stop: &'a Stop,
+    /// Hears how far it is.
+    pub(super) bar: &'a Progress,
 }
 
 impl ScanArgs {
@@ -147,7 +184,7 @@ pub(super) fn ask_and_scan(queue: &QueueName, session: &mut Session) -> Result<(
         consent::ask(session, &settings, &deed)?;
     }
     // One that is refused says why by itself.
-    if let Done::Scanned(view) = work(&wanted, session)? {
+    if let Done::Scanned(view, _) = work(&wanted, session)? {
         let line = view.scan.line(session.ui.stderr_style);
         session.ui.status(line);
         for warning in &view.warnings {
@@ -163,91 +200,19 @@ fn work(args: &ScanArgs, session: &mut Session) -> Result<Done, CliError> {
     let clock = std::sync::Arc::clone(&session.clock);
     let stop = session.stop.clone();
     let bar = Progress::new(&session.ui, args.first, "letters");
-    let queue = &args.queue;
     let done = session.drive(async {
         let broker = target.connect().await?;
-        let identity = broker.identity().clone();
-        let ledger = Ledger::of(&settings.state.value, &identity, &target.shown(), queue.as_str());
-        let found = look_around(&*broker, queue, ledger.returns()).await?;
-        let Some(facts) = found else {
-            return Err(no_such_queue("scan", queue, &*broker, &settings).await);
+        let scene = Scene {
+            broker: &*broker,
+            shown: &target.shown(),
+            settings: &settings,
+            clock: &*clock,
+            stop: stop.job(),
+            bar: &bar,
         };
-        let is_stream = facts.queue_type == QueueType::Stream;
-        if args.from.is_some() && !is_stream {
-            return Err(CliError::usage(format!(
-                "--from is for streams, and `{queue}` is a {} queue",
-                facts.queue_type
-            )));
-        }
-        let cost = cost(&facts, args.min_lives);
-        let refusal = refusal(queue, &cost, &facts);
-        if args.dry_run {
-            return Ok(Done::Planned(PeekPlanView::new(queue, &facts, cost), refusal.is_some()));
-        }
-        if let Some(error) = refusal {
-            return Err(error);
-        }
-        let wait = args.wait.0.max(Duration::from_millis(50));
-        let reach = if is_stream {
-            let from = args.from.as_ref().map_or("first".into(), |Offset(offset)| offset.clone());
-            Reach::Stream { from, wait }
-        } else {
-            Reach::Queue(ThroughOptions {
-                most: args.first.unwrap_or(u64::MAX),
-                ready: facts.ready,
-                wait,
-                longest: args.hold.0,
-                is_quorum: facts.queue_type == QueueType::Quorum,
-                single_active_consumer: facts.single_active_consumer,
-            })
-        };
-        let scans = Scans::open(&settings.state.value, settings.timeout()).await?;
-        let of = Scanned {
-            cluster: identity.cluster_name.clone(),
-            vhost: identity.vhost.as_str().to_owned(),
-            queue: queue.clone(),
-        };
-        let depth = (!is_stream).then_some(facts.ready);
-        let id = scans.begin(&of, clock.now(), depth).await?;
-        let keep = Keep { each: args.keep_body, ..Keep::default() };
-        let mut progress = |seen| bar.at(seen);
-        let read =
-            scan(&*broker, &scans, id, queue, reach, keep, stop.job(), &mut progress).await;
-        let report = match read {
-            Ok(report) => report,
-            Err(ScanError::Broker(error)) => {
-                let remark = Some(format!("the broker failed: {error}"));
-                scans.finish(id, Ending { complete: false, remark }, clock.now(), usize::MAX).await?;
-                return Err(error.into());
-            }
-            Err(ScanError::Storage(error)) => return Err(error.into()),
-        };
-        let mut warnings = cost.warnings;
-        if facts.queue_type == QueueType::Quorum
-            && let Err(error) = ledger.note(report.returns, clock.now().unix_s())
-        {
-            warnings.push(format!("the next look will not know what this one cost: {error}"));
-        }
-        if !report.order_kept {
-            warnings.push(
-                "it is not certain that every letter is back at its place: the queue has messages that \
-                 came back to it before"
-                    .to_owned(),
-            );
-        }
+        let done = read(args, scene).await?;
         let _ = broker.close().await;
-        let remark = report.short.map(str::to_owned);
-        let ending = Ending { complete: remark.is_none(), remark };
-        let kept = scans.finish(id, ending, clock.now(), usize::from(args.keep_scans)).await?;
-        let groups = scans.groups(id)?;
-        Ok(Done::Scanned(Box::new(DeadLetterScanView {
-            scan: ScanRow::new(&kept),
-            queue_type: facts.queue_type.as_str(),
-            order_kept: report.order_kept,
-            groups: groups.len() as u64,
-            largest: groups.iter().take(5).map(GroupRow::new).collect(),
-            warnings,
-        })))
+        Ok(done)
     })?;
     bar.clear();
     Ok(done)
@@ -259,7 +224,7 @@ pub(super) fn run(args: &ScanArgs, session: &mut Session) -> Result<ExitStatus, 
             session.ui.report(&view)?;
             Ok(if no { ExitStatus::Negative } else { ExitStatus::Done })
         }
-        Done::Scanned(view) => {
+        Done::Scanned(view, _) => {
             session.ui.report(&*view)?;
             for warning in &view.warnings {
                 session.ui.warning(warning);
@@ -271,4 +236,93 @@ pub(super) fn run(args: &ScanArgs, session: &mut Session) -> Result<ExitStatus, 
             Ok(if view.scan.complete || enough { ExitStatus::Done } else { ExitStatus::Partly })
         }
     }
+}
+
+/// Reads the queue into a scan.
+pub(super) async fn read(args: &ScanArgs, scene: Scene<'_>) -> Result<Done, CliError> {
+    let Scene { broker, shown, settings, clock, stop, bar } = scene;
+    let queue = &args.queue;
+    let identity = broker.identity().clone();
+    let ledger = Ledger::of(&settings.state.value, &identity, shown, queue.as_str());
+    let found = look_around(broker, queue, ledger.returns()).await?;
+    let Some(facts) = found else {
+        return Err(no_such_queue("scan", queue, broker, settings).await);
+    };
+    let is_stream = facts.queue_type == QueueType::Stream;
+    if args.from.is_some() && !is_stream {
+        return Err(CliError::usage(format!(
+            "--from is for streams, and `{queue}` is a {} queue",
+            facts.queue_type
+        )));
+    }
+    let cost = cost(&facts, args.min_lives);
+    let refusal = refusal(queue, &cost, &facts);
+    if args.dry_run {
+        return Ok(Done::Planned(PeekPlanView::new(queue, &facts, cost), refusal.is_some()));
+    }
+    if let Some(error) = refusal {
+        return Err(error);
+    }
+    let wait = args.wait.0.max(Duration::from_millis(50));
+    let reach = if is_stream {
+        let from = args.from.as_ref().map_or("first".into(), |Offset(offset)| offset.clone());
+        Reach::Stream { from, wait }
+    } else {
+        Reach::Queue(ThroughOptions {
+            most: args.first.unwrap_or(u64::MAX),
+            ready: facts.ready,
+            wait,
+            longest: args.hold.0,
+            is_quorum: facts.queue_type == QueueType::Quorum,
+            single_active_consumer: facts.single_active_consumer,
+        })
+    };
+    let scans = Scans::open(&settings.state.value, settings.timeout()).await?;
+    let of = Scanned {
+        cluster: identity.cluster_name.clone(),
+        vhost: identity.vhost.as_str().to_owned(),
+        queue: queue.clone(),
+    };
+    let depth = (!is_stream).then_some(facts.ready);
+    let id = scans.begin(&of, clock.now(), depth).await?;
+    let keep = Keep { each: args.keep_body, ..Keep::default() };
+    let mut progress = |seen| bar.at(seen);
+    let read = scan(broker, &scans, id, queue, reach, keep, stop, &mut progress).await;
+    let report = match read {
+        Ok(report) => report,
+        Err(ScanError::Broker(error)) => {
+            let remark = Some(format!("the broker failed: {error}"));
+            scans.finish(id, Ending { complete: false, remark }, clock.now(), usize::MAX).await?;
+            return Err(error.into());
+        }
+        Err(ScanError::Storage(error)) => return Err(error.into()),
+    };
+    let mut warnings = cost.warnings;
+    if facts.queue_type == QueueType::Quorum
+        && let Err(error) = ledger.note(report.returns, clock.now().unix_s())
+    {
+        warnings.push(format!("the next look will not know what this one cost: {error}"));
+    }
+    if !report.order_kept {
+        warnings.push(
+            "it is not certain that every letter is back at its place: the queue has messages that \
+             came back to it before"
+                .to_owned(),
+        );
+    }
+    let remark = report.short.map(str::to_owned);
+    let ending = Ending { complete: remark.is_none(), remark };
+    let kept = scans.finish(id, ending, clock.now(), usize::from(args.keep_scans)).await?;
+    let groups = scans.groups(id)?;
+    Ok(Done::Scanned(
+        Box::new(DeadLetterScanView {
+            scan: ScanRow::new(&kept),
+            queue_type: facts.queue_type.as_str(),
+            order_kept: report.order_kept,
+            groups: groups.len() as u64,
+            largest: groups.iter().take(5).map(GroupRow::new).collect(),
+            warnings,
+        }),
+        kept,
+    ))
 }

@@ -346,6 +346,19 @@ const FAILURES: &[Entry] = &[
         "Check the URL and `expected_cluster_name` of the context.",
     ),
     entry(
+        "dlq/plan-edited",
+        "the plan was changed after it was made",
+        "The checksum of the plan file does not fit what it says, so nobody can tell what was agreed to.",
+        "Make the plan again with the options that are meant: `nexusctl dlq plan QUEUE … --out FILE`.",
+    ),
+    entry(
+        "dlq/plan-stale",
+        "the queue or its targets changed since the plan was made",
+        "Something that the plan was made on is different now, and each difference is named. Nothing was \
+         touched.",
+        "Make the plan again and read it.",
+    ),
+    entry(
         "request/timed-out",
         "no answer in time",
         "The broker has the request, and no answer, or not all of them, came before the time was up. \
@@ -1113,6 +1126,13 @@ const FINDINGS: &[Entry] = &[
         "something stands in the way of the plan",
         "At least one change cannot be made as asked; nothing was changed.",
         "Each cause has its next step; `--skip-blocked` does the rest.",
+    ),
+    entry(
+        "dlq/map-place",
+        "a rule of a map has no one place",
+        "Each rule of a ReplayMap, and its `otherwise`, names either a queue by `to`, or an `exchange` \
+         with or without a `key`.",
+        "Name one place in each rule.",
     ),
     entry(
         "topology/stale-plan",

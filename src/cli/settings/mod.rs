@@ -204,10 +204,82 @@ impl Settings {
         })
     }
 
+    /// The same run with another broker, of which only `layer` says anything: nothing that belongs to
+    /// this one, its password above all, is sent there.
+    #[must_use]
+    pub fn with_broker(
+        &self,
+        layer: PartialSettings,
+        context: Option<Sourced<String>>,
+    ) -> Settings {
+        let default = |flag: Option<Sourced<bool>>| {
+            flag.unwrap_or_else(|| Sourced::new(false, Origin::Default))
+        };
+        let PartialSettings { read_only, protected, .. } = layer;
+        Settings {
+            broker: layer.broker.unwrap_or_else(|| {
+                Sourced::new(BrokerUrl::Embedded(EmbeddedUrl::default()), Origin::Default)
+            }),
+            management_url: layer.management_url,
+            vhost: layer.vhost,
+            timeout: self.timeout.clone(),
+            tls_ca: layer.tls_ca,
+            tls_cert: layer.tls_cert,
+            tls_key: layer.tls_key,
+            tls_server_name: layer.tls_server_name,
+            password: layer.password,
+            protected: default(protected),
+            read_only: if self.read_only.value {
+                self.read_only.clone()
+            } else {
+                default(read_only)
+            },
+            expected_cluster_name: layer.expected_cluster_name,
+            output: self.output.clone(),
+            state: layer.state.unwrap_or_else(|| self.state.clone()),
+            context,
+            project: None,
+            warnings: Vec::new(),
+        }
+    }
+
     /// The longest wait for any answer.
     pub fn timeout(&self) -> Duration {
         self.timeout.value.0
     }
+}
+
+/// The layer of the context called `name`, and nothing else.
+///
+/// # Errors
+/// When there is none, or one of its values is impossible.
+pub fn named_context(
+    name: &str,
+    global: &GlobalArgs,
+    around: Surroundings<'_>,
+) -> Result<PartialSettings, CliError> {
+    let path = config_path(global, around)?;
+    let contexts = Contexts::read(&path)?;
+    of_context(name, contexts.get(name)?, path.parent().unwrap_or(Path::new(".")))
+}
+
+/// A broker's URL as an option gives it, and what to warn of.
+///
+/// # Errors
+/// When it is none.
+pub fn broker_of_flag(
+    flag: &'static str,
+    url: &str,
+    cwd: &Path,
+) -> Result<(Sourced<BrokerUrl>, Option<String>), CliError> {
+    let shown = crate::telemetry::logs::redact(url);
+    let warning = (shown != url).then(|| {
+        format!(
+            "the password in {flag} can be seen by others in the list of processes; use a context \
+             with password_file"
+        )
+    });
+    Ok((read_broker(url, &Origin::Flag(flag), cwd)?, warning))
 }
 
 fn default_state(project: Option<&Project>, around: Surroundings<'_>) -> Result<PathBuf, CliError> {

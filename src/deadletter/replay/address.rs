@@ -4,7 +4,11 @@
 //! Pure. Whatever the broker or a worker added by dying is moved into one entry of `x-nexus-history`,
 //! so that the message begins anew on every version, and whatever is changed is kept there too:
 //! [`as_it_lay`] gives the letter back as it lay in its queue. Only the history itself forgets: it keeps
-//! the last [`JOURNEYS`] journeys, and fewer when they are large.
+//! the last [`JOURNEYS`] journeys, and fewer when they are large. The body of a letter that was edited is
+//! in the journal of its run ([`is_edited`]).
+
+use std::fmt;
+use std::sync::Arc;
 
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
 use crate::broker::{Delivery, Publish};
@@ -15,6 +19,12 @@ use crate::message::{FieldTable, FieldValue, Message};
 
 use crate::deadletter::death::{deaths, origin};
 use crate::deadletter::letter::{LetterId, REPLAY_COUNT};
+
+use super::edit::Edited;
+use super::mapping::{Mapping, Place};
+
+/// In a journey: the body was edited, and the one before is in the journal of the run.
+const EDITED: &str = "body-edited";
 
 /// Which run published the message.
 pub const RUN: &str = "x-nexus-run";
@@ -81,15 +91,25 @@ pub enum Target {
     Exchange(ExchangeName, Option<RoutingKey>),
     /// Into a bundle, each with the exchange and the key that it came with.
     Bundle,
+    /// Each by the rule that fits it.
+    Mapped(Arc<Mapping>),
 }
 
 /// Why a letter has nowhere to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Nowhere {
     /// Nothing tells where it came from.
+    #[error("nothing tells where it came from")]
     NoOrigin,
     /// It would go where it is.
+    #[error("it would go where it is")]
     Circular,
+    /// No rule is for it.
+    #[error("no rule of the map fits it")]
+    NoRule,
+    /// A rule cannot be decided.
+    #[error("a rule of the map cannot be decided: {0}")]
+    Undecided(String),
 }
 
 /// How letters are made into messages again.
@@ -105,44 +125,92 @@ pub struct Sender {
     pub login: Option<String>,
     /// As what it goes.
     pub dress: Dress,
+    /// Whether the targets are on another broker or in another vhost, where the same name is another
+    /// queue.
+    pub elsewhere: bool,
+}
+
+/// Where a letter goes, and why there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The exchange.
+    pub exchange: ExchangeName,
+    /// The routing key.
+    pub key: RoutingKey,
+    /// Why.
+    pub why: String,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Address { exchange, key, .. } = self;
+        if exchange.is_default() {
+            write!(f, "queue {key}")
+        } else {
+            write!(f, "exchange {exchange} key {key}")
+        }
+    }
 }
 
 impl Sender {
-    /// Where `delivery` goes.
+    /// Where the letter called `id` goes.
     ///
     /// # Errors
     /// When there is no such place.
-    pub fn address(&self, delivery: &Delivery) -> Result<(ExchangeName, RoutingKey), Nowhere> {
-        let to_queue = |queue: &QueueName| {
+    pub fn address(&self, delivery: &Delivery, id: &LetterId) -> Result<Address, Nowhere> {
+        let origin = origin(&delivery.message.properties);
+        let at = |exchange: ExchangeName, key: RoutingKey, why: String| {
+            let back = exchange.is_default() && key == self.queue.as_routing_key();
             // What comes from a file may well go to the queue it once lay in.
-            if *queue == self.queue && self.dress != Dress::AsItIs {
+            if back && !self.elsewhere && self.dress != Dress::AsItIs {
                 return Err(Nowhere::Circular);
             }
-            Ok((ExchangeName::default_exchange(), queue.as_routing_key()))
+            Ok(Address { exchange, key, why })
         };
-        let origin = origin(&delivery.message.properties);
+        let to_queue = |queue: &QueueName, why: String| {
+            at(ExchangeName::default_exchange(), queue.as_routing_key(), why)
+        };
+        let own_key = || {
+            let key = origin.as_ref().and_then(|o| RoutingKey::new(o.routing_key.clone()).ok());
+            key.unwrap_or_else(|| delivery.routing_key.clone())
+        };
         if self.dress == Dress::AsItLay && as_it_lay(&delivery.message).is_none() {
             return Err(Nowhere::NoOrigin);
         }
         match &self.target {
-            Target::Bundle => Ok((delivery.exchange.clone(), delivery.routing_key.clone())),
-            Target::Queue(queue) => to_queue(queue),
-            Target::Origin => to_queue(&origin.ok_or(Nowhere::NoOrigin)?.queue),
-            Target::Exchange(exchange, Some(key)) => Ok((exchange.clone(), key.clone())),
-            Target::Exchange(exchange, None) => {
-                let key = origin.and_then(|origin| RoutingKey::new(origin.routing_key).ok());
-                Ok((exchange.clone(), key.unwrap_or_else(|| delivery.routing_key.clone())))
+            Target::Bundle => Ok(Address {
+                exchange: delivery.exchange.clone(),
+                key: delivery.routing_key.clone(),
+                why: "into the bundle".to_owned(),
+            }),
+            Target::Queue(queue) => to_queue(queue, "told so".to_owned()),
+            Target::Origin => {
+                let origin = origin.as_ref().ok_or(Nowhere::NoOrigin)?;
+                to_queue(&origin.queue, "it died there".to_owned())
+            }
+            Target::Exchange(exchange, key) => {
+                let key = key.clone().unwrap_or_else(own_key);
+                at(exchange.clone(), key, "told so".to_owned())
             }
             Target::OriginExchange => {
-                let origin = origin.ok_or(Nowhere::NoOrigin)?;
-                let exchange = ExchangeName::new(origin.exchange).map_err(|_| Nowhere::NoOrigin)?;
-                let key = RoutingKey::new(origin.routing_key).map_err(|_| Nowhere::NoOrigin)?;
-                if exchange == ExchangeName::default_exchange()
-                    && key == self.queue.as_routing_key()
-                {
-                    return Err(Nowhere::Circular);
+                let origin = origin.as_ref().ok_or(Nowhere::NoOrigin)?;
+                let exchange = ExchangeName::new(origin.exchange.clone());
+                let key = RoutingKey::new(origin.routing_key.clone());
+                let (Ok(exchange), Ok(key)) = (exchange, key) else {
+                    return Err(Nowhere::NoOrigin);
+                };
+                at(exchange, key, "it was published there".to_owned())
+            }
+            Target::Mapped(map) => {
+                let found = map.place(delivery, id, &self.queue).map_err(Nowhere::Undecided)?;
+                let (place, why) = found.ok_or(Nowhere::NoRule)?;
+                match place {
+                    Place::Queue(queue) => to_queue(queue, why.to_owned()),
+                    Place::Exchange(exchange, key) => {
+                        let key = key.clone().unwrap_or_else(own_key);
+                        at(exchange.clone(), key, why.to_owned())
+                    }
                 }
-                Ok((exchange, key))
             }
         }
     }
@@ -152,9 +220,19 @@ impl Sender {
     /// # Errors
     /// When it has nowhere to go.
     pub fn letter(&self, delivery: &Delivery, key: &LetterId) -> Result<Publish, Nowhere> {
-        let (exchange, routing_key) = self.address(delivery)?;
-        let message = self.message(delivery, key);
-        Ok(Publish { exchange, routing_key, message })
+        Ok(self.letter_to(self.address(delivery, key)?, delivery, key, &Edited::default()))
+    }
+
+    /// The same for a letter of which it is known where it goes, and what becomes different in it.
+    pub fn letter_to(
+        &self,
+        to: Address,
+        delivery: &Delivery,
+        key: &LetterId,
+        edited: &Edited,
+    ) -> Publish {
+        let Address { exchange, key: routing_key, .. } = to;
+        Publish { exchange, routing_key, message: self.message(delivery, key, edited) }
     }
 
     /// The same for a letter that is put aside: it goes to `queue` whatever it is.
@@ -162,7 +240,7 @@ impl Sender {
         Publish {
             exchange: ExchangeName::default_exchange(),
             routing_key: queue.as_routing_key(),
-            message: self.message(delivery, key),
+            message: self.message(delivery, key, &Edited::default()),
         }
     }
 
@@ -180,7 +258,7 @@ impl Sender {
         make_fit(&mut message, self.login.as_deref())
     }
 
-    fn message(&self, delivery: &Delivery, key: &LetterId) -> Message {
+    fn message(&self, delivery: &Delivery, key: &LetterId, edited: &Edited) -> Message {
         let mut message = delivery.message.clone();
         let (restore_ttl, begins_anew, keep_deaths) = match self.dress {
             Dress::Replay { restore_ttl, keep_deaths } => (restore_ttl, true, keep_deaths),
@@ -239,6 +317,19 @@ impl Sender {
             journey.insert("delivery-mode", i64::from(mode));
         }
         properties.delivery_mode = Some(2);
+        for name in &edited.removed {
+            change.take(name);
+        }
+        for (name, value) in &edited.set {
+            change.set(name, value.clone());
+        }
+        if let Some(body) = &edited.body {
+            message.body.clone_from(body);
+            journey.insert(EDITED, true);
+            if let Some(encoding) = properties.content_encoding.take() {
+                journey.insert("content-encoding", encoding);
+            }
+        }
         if let Some(expiration) = properties.expiration.take() {
             journey.insert("expiration", expiration);
         }
@@ -382,8 +473,27 @@ fn make_fit(message: &mut Message, login: Option<&str>) -> bool {
     altered
 }
 
+/// The newest journey of a message that a replay published.
+fn newest_journey(published: &Message) -> Option<&FieldTable> {
+    match published.properties.header(HISTORY)? {
+        FieldValue::Array(history) => match history.last()? {
+            FieldValue::Table(journey) => Some(journey),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether a replay put another body into the message: the one before is in the journal of its run
+/// ([`Journal::original`](super::store::Journal::original)).
+pub fn is_edited(published: &Message) -> bool {
+    newest_journey(published)
+        .is_some_and(|journey| journey.get(EDITED) == Some(&FieldValue::Bool(true)))
+}
+
 /// The letter as it lay in its queue, from what was published for it; older journeys that the history
-/// has no room for are missing in it. `None` when the message was not published by a replay.
+/// has no room for are missing in it. `None` when the message was not published by a replay. Its body is
+/// the one that was published: see [`is_edited`].
 pub fn as_it_lay(published: &Message) -> Option<Message> {
     let mut message = published.clone();
     let mut headers = message.properties.headers.take()?;
@@ -408,6 +518,9 @@ pub fn as_it_lay(published: &Message) -> Option<Message> {
         .and_then(FieldValue::as_i64)
         .and_then(|m| u8::try_from(m).ok());
     message.properties.expiration = text("expiration");
+    if let Some(encoding) = text("content-encoding") {
+        message.properties.content_encoding = Some(encoding);
+    }
     message.properties.headers = match journey.get("moved") {
         Some(FieldValue::Table(moved)) => {
             if !history.is_empty() {
@@ -439,6 +552,7 @@ mod tests {
             target,
             login: Some("me".to_owned()),
             dress: Dress::Replay { restore_ttl: false, keep_deaths: false },
+            elsewhere: false,
         }
     }
 
@@ -498,11 +612,17 @@ mod tests {
             (Target::Exchange(exchange.clone(), None), to("other", "a.key")),
             (Target::Exchange(exchange, Some(RoutingKey::new("k").unwrap())), to("other", "k")),
         ] {
-            assert_eq!(sender(target.clone()).address(&given), expected, "{target:?}");
+            let found = sender(target.clone()).address(&given, &key());
+            assert_eq!(found.map(|to| (to.exchange, to.key)), expected, "{target:?}");
         }
         let origin = sender(Target::Origin);
-        assert_eq!(origin.address(&delivery(Message::default())), Err(Nowhere::NoOrigin));
-        assert_eq!(origin.address(&delivery(dead("dead"))), Err(Nowhere::Circular));
+        let address = |sender: &Sender, message| {
+            sender.address(&delivery(message), &key()).map(|to| to.key.to_string())
+        };
+        assert_eq!(address(&origin, Message::default()), Err(Nowhere::NoOrigin));
+        assert_eq!(address(&origin, dead("dead")), Err(Nowhere::Circular));
+        let elsewhere = Sender { elsewhere: true, ..origin };
+        assert_eq!(address(&elsewhere, dead("dead")), Ok("dead".to_owned()));
     }
 
     #[test]
@@ -595,6 +715,38 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn an_edited_letter_is_given_back_by_what_is_kept(
+            message in message(),
+            new in any::<Vec<u8>>(),
+            keep in any::<bool>(),
+        ) {
+            let mut message = message;
+            if keep {
+                message.properties.headers_mut().insert("changed", "before");
+                message.properties.headers_mut().insert("gone", 1_i64);
+            }
+            let edited = Edited {
+                set: vec![("changed".to_owned(), "after".into()), ("more".to_owned(), true.into())],
+                removed: vec!["gone".to_owned()],
+                body: Some(new.clone()),
+            };
+            let sender = sender(Target::Queue(QueueName::new("q").unwrap()));
+            let given = delivery(message.clone());
+            let to = sender.address(&given, &key()).unwrap();
+            let published = sender.letter_to(to, &given, &key(), &edited).message;
+            prop_assert!(is_edited(&published));
+            prop_assert_eq!(&published.body, &new);
+            prop_assert_eq!(&published.properties.content_encoding, &None);
+            prop_assert_eq!(published.properties.header("changed"), Some(&"after".into()));
+            prop_assert_eq!(published.properties.header("gone"), None);
+            let mut back = as_it_lay(&published).unwrap();
+            back.body.clone_from(&message.body);
+            prop_assert!(same(&back, &message));
+            let plain = sender.letter(&given, &key()).unwrap().message;
+            prop_assert!(!is_edited(&plain));
+        }
+
         #[test]
         fn nothing_of_a_letter_is_lost(message in message(), cc in any::<bool>()) {
             let mut message = message;

@@ -140,6 +140,7 @@ pub async fn run_with_caution(
     let report = run(scene, begin, &rest, wants, progress).await?;
     let before = std::mem::replace(&mut watched.report, report);
     watched.report.counts = before.counts.and(watched.report.counts);
+    watched.report.bodies_edited += before.bodies_edited;
     if let Some(patience) = caution.verify
         && watched.report.failure.is_none()
     {

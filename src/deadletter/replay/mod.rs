@@ -8,9 +8,13 @@
 //! go stays.
 
 pub mod address;
+pub mod audience;
 pub mod caution;
+pub mod edit;
 pub mod machine;
+pub mod mapping;
 pub mod plan;
+pub mod planned;
 pub mod preflight;
 pub mod recall;
 pub mod rest;
@@ -19,6 +23,8 @@ pub mod spec;
 pub mod stage;
 pub mod store;
 pub mod stream;
+mod subject;
+pub mod survey;
 
 #[cfg(test)]
 mod tests;

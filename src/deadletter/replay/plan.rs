@@ -89,6 +89,8 @@ pub struct Request {
     pub selects: bool,
     /// How many at most.
     pub first: Option<u64>,
+    /// How many of those that wait are known to go, so that they need not be held.
+    pub going: u64,
     /// How many may be out at once.
     pub window: u64,
     /// What a refusal means.
@@ -323,7 +325,7 @@ impl InTheWay {
     }
 
     fn of_holding(&mut self, facts: &Facts, request: &Request, ready: u64) {
-        if ready > request.most_held {
+        if ready.saturating_sub(request.going) > request.most_held {
             self.object(
                 format!(
                     "letters that stay are held until the end, {} at most, and {ready} wait",
@@ -439,6 +441,7 @@ mod tests {
         Request {
             selects: false,
             first: None,
+            going: 0,
             window: WINDOW,
             order: Order::Queue,
             max_replays: 3,

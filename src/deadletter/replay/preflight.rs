@@ -1,14 +1,14 @@
 //! Looks around before a run touches anything.
 
-use crate::base::id::QueueName;
-use crate::broker::effective::compile_pattern;
-use crate::broker::effective::{EffectiveQueue, Overflow};
+use crate::base::id::{ExchangeName, QueueName};
+use crate::broker::effective::{EffectiveQueue, Overflow, compile_pattern};
 use crate::broker::snapshot::{Permissions, Snapshot};
 use crate::broker::{Broker, BrokerError, ErrorKind, Product, QueueType};
 use crate::deadletter::places::known_keys;
 use crate::topology::view::TopologyView;
 
 use super::address::Target;
+use super::mapping::Place;
 use super::plan::{DeadLettersOf, Facts, TargetFacts};
 use super::rest;
 use super::run::lock_name;
@@ -20,6 +20,8 @@ pub enum PreflightError {
     /// Something that is named is not there.
     #[error("{} `{name}` does not exist", noun.as_str())]
     Missing {
+        /// Whether it would be where the copies go.
+        is_target: bool,
         /// What it would be.
         noun: Noun,
         /// Its name.
@@ -49,21 +51,65 @@ impl Noun {
     }
 }
 
-fn missing_queue(queue: &QueueName) -> PreflightError {
-    PreflightError::Missing { noun: Noun::Queue, name: queue.to_string() }
+fn missing(noun: Noun, name: &str, is_target: bool) -> PreflightError {
+    PreflightError::Missing { is_target, noun, name: name.to_owned() }
 }
 
-/// What is known of `queue` and of where its letters are to go.
+/// The topology of a broker; `None` when it cannot be listed.
 ///
 /// # Errors
-/// When one of them does not exist, or the broker fails.
-pub async fn facts(
+/// When the broker fails.
+pub async fn topology(broker: &dyn Broker) -> Result<Option<TopologyView>, BrokerError> {
+    Ok(listed(broker).await?.as_ref().map(TopologyView::of_snapshot))
+}
+
+/// The same of another broker, of which often only the URL for messages is known: what its management
+/// API would tell is not known then, and nothing else.
+pub async fn topology_there(broker: &dyn Broker) -> Option<TopologyView> {
+    topology(broker).await.ok().flatten()
+}
+
+/// What was seen of both sides.
+#[derive(Debug)]
+pub struct Around {
+    /// What matters for a plan.
+    pub facts: Facts,
+    /// Letters that wait, those included that came after a plan was made.
+    pub waiting: u64,
+    /// Where the letters are; `None` when the broker cannot be listed.
+    pub view: Option<TopologyView>,
+    /// Where the copies go, when that is elsewhere and can be listed.
+    pub there: Option<TopologyView>,
+}
+
+impl Around {
+    /// The topology that the copies go into.
+    pub fn of_targets(&self, elsewhere: bool) -> Option<&TopologyView> {
+        if elsewhere { self.there.as_ref() } else { self.view.as_ref() }
+    }
+}
+
+async fn listed(broker: &dyn Broker) -> Result<Option<Snapshot>, BrokerError> {
+    match broker.inspect().await {
+        Ok(snapshot) => Ok(Some(snapshot)),
+        Err(error) if error.kind == ErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is known of `queue` on `broker` and of where its letters are to go, which may be on another one.
+///
+/// # Errors
+/// When one of them does not exist, or a broker fails.
+pub async fn look(
     queue: &QueueName,
     spec: &RunSpec,
     target: &Target,
     broker: &dyn Broker,
-) -> Result<Facts, PreflightError> {
-    let depth = broker.depth(queue).await?.ok_or_else(|| missing_queue(queue))?;
+    elsewhere: Option<&dyn Broker>,
+) -> Result<Around, PreflightError> {
+    let depth =
+        broker.depth(queue).await?.ok_or_else(|| missing(Noun::Queue, queue.as_str(), false))?;
     let identity = broker.identity();
     let mut facts = Facts {
         ready: depth.ready,
@@ -71,84 +117,108 @@ pub async fn facts(
         takes_back: identity.product == Product::RabbitMq,
         ..Facts::default()
     };
-    let snapshot = look_ahead(spec, target, Some(queue), broker, &mut facts).await?;
-    if let Some((snapshot, view)) = &snapshot {
+    let snapshot = listed(broker).await?;
+    let view = snapshot.as_ref().map(TopologyView::of_snapshot);
+    if let Some(snapshot) = &snapshot {
         let mut states = snapshot.queues.iter();
         let state = states.find(|state| state.definition.name == *queue);
         facts.held_by_others = state.and_then(|state| state.unacked);
         if let Some(permissions) = &snapshot.permissions {
             let lock = lock_name(identity.vhost.as_str(), queue);
-            facts.forbidden = forbidden(permissions, queue, spec, target, &lock);
-        }
-        if let Some(known) = view.queues.get(queue.as_str()) {
-            let known = &known.effective;
-            facts.queue_type = Some(known.queue_type);
-            facts.single_active_consumer = known.single_active_consumer();
-            facts.delivery_limit = known.delivery_limit().map(u64::from);
-            facts.ttl_ms = known.message_ttl_ms();
-            let drops = known.overflow() == Overflow::DropHead;
-            facts.drops_beyond = known.max_length().filter(|_| drops);
-            facts.has_priorities = known.max_priority().is_some();
+            let here = elsewhere.is_none();
+            facts.forbidden = forbidden(permissions, queue, spec, target, &lock, here);
         }
     }
-    Ok(facts)
+    if let Some(known) = view.as_ref().and_then(|view| view.queues.get(queue.as_str())) {
+        let known = &known.effective;
+        facts.queue_type = Some(known.queue_type);
+        facts.single_active_consumer = known.single_active_consumer();
+        facts.delivery_limit = known.delivery_limit().map(u64::from);
+        facts.ttl_ms = known.message_ttl_ms();
+        let drops = known.overflow() == Overflow::DropHead;
+        facts.drops_beyond = known.max_length().filter(|_| drops);
+        facts.has_priorities = known.max_priority().is_some();
+    }
+    let other = match elsewhere {
+        Some(there) => topology_there(there).await,
+        None => None,
+    };
+    let around = Around { facts, waiting: depth.ready, view, there: other };
+    let mut around = look_ahead(Some(queue), spec, target, broker, elsewhere, around).await?;
+    if let Some(planned) = spec.planned
+        && !around.facts.has_priorities
+    {
+        // What came since the plan was made lies behind.
+        around.facts.ready = around.facts.ready.min(planned.within);
+    }
+    Ok(around)
 }
 
 /// The same for so many letters of a bundle: there is no queue that they come from.
 ///
 /// # Errors
 /// When where they are to go does not exist, or the broker fails.
-pub async fn facts_of_bundle(
+pub async fn look_from_bundle(
     letters: u64,
     spec: &RunSpec,
     target: &Target,
     broker: &dyn Broker,
-) -> Result<Facts, PreflightError> {
+) -> Result<Around, PreflightError> {
     // A file has the one order, keeps what it hands out, and nobody else takes from it.
-    let mut facts =
-        Facts { queue_type: Some(QueueType::Classic), ready: letters, ..Facts::default() };
-    look_ahead(spec, target, None, broker, &mut facts).await?;
-    Ok(facts)
+    let facts = Facts { queue_type: Some(QueueType::Classic), ready: letters, ..Facts::default() };
+    let view = topology(broker).await?;
+    let around = Around { facts, waiting: letters, view, there: None };
+    look_ahead(None, spec, target, broker, None, around).await
 }
 
 /// Looks at where letters are to go, seen from the queue that they lie in.
 async fn look_ahead(
+    lie_in: Option<&QueueName>,
     spec: &RunSpec,
     target: &Target,
-    lie_in: Option<&QueueName>,
     broker: &dyn Broker,
-    facts: &mut Facts,
-) -> Result<Option<(Snapshot, TopologyView)>, PreflightError> {
-    if let Some(park) = &spec.park
-        && broker.depth(park).await?.is_none()
-    {
-        return Err(missing_queue(park));
+    elsewhere: Option<&dyn Broker>,
+    mut around: Around,
+) -> Result<Around, PreflightError> {
+    let there = elsewhere.unwrap_or(broker);
+    let (mut queues, mut exchanges): (Vec<&QueueName>, Vec<&ExchangeName>) =
+        (spec.park.iter().collect(), Vec::new());
+    match target {
+        Target::Exchange(exchange, _) => exchanges.push(exchange),
+        Target::Mapped(map) => {
+            for place in map.places() {
+                match place {
+                    Place::Queue(queue) => queues.push(queue),
+                    Place::Exchange(exchange, _) => exchanges.push(exchange),
+                }
+            }
+        }
+        Target::Queue(_) | Target::Origin | Target::OriginExchange | Target::Bundle => {}
     }
     let mut known_target = None;
-    match target {
-        Target::Queue(to) => match broker.depth(to).await? {
+    if let Target::Queue(to) = target {
+        match there.depth(to).await? {
             Some(depth) => known_target = Some((to, depth)),
-            None if spec.verb == Verb::Park => facts.declares = Some(to.clone()),
-            None => return Err(missing_queue(to)),
-        },
-        Target::Exchange(exchange, _) if !broker.has_exchange(exchange).await? => {
-            let name = exchange.to_string();
-            return Err(PreflightError::Missing { noun: Noun::Exchange, name });
+            None if spec.verb == Verb::Park => around.facts.declares = Some(to.clone()),
+            None => return Err(missing(Noun::Queue, to.as_str(), true)),
         }
-        _ => {}
     }
-    let around = match broker.inspect().await {
-        Ok(snapshot) => {
-            let view = TopologyView::of_snapshot(&snapshot);
-            Some((snapshot, view))
+    for to in queues {
+        if there.depth(to).await?.is_none() {
+            return Err(missing(Noun::Queue, to.as_str(), true));
         }
-        Err(error) if error.kind == ErrorKind::Unsupported => None,
-        Err(error) => return Err(error.into()),
-    };
-    let view = around.as_ref().map(|(_, view)| view);
-    facts.target = known_target.map(|(to, depth)| {
+    }
+    for exchange in exchanges {
+        if !there.has_exchange(exchange).await? {
+            return Err(missing(Noun::Exchange, exchange.as_str(), true));
+        }
+    }
+    let view = around.of_targets(elsewhere.is_some());
+    let found = known_target.map(|(to, depth)| {
         let known = view.and_then(|view| view.queues.get(to.as_str()));
         let known = known.map(|known| &known.effective);
+        // Elsewhere a queue of the same name is another one.
+        let seen_from = lie_in.filter(|_| elsewhere.is_none());
         TargetFacts {
             name: to.to_string(),
             ready: depth.ready,
@@ -157,9 +227,10 @@ async fn look_ahead(
                 .filter(|known| known.overflow() == Overflow::DropHead)
                 .and_then(EffectiveQueue::max_length),
             ttl_ms: known.and_then(EffectiveQueue::message_ttl_ms),
-            dead_letters: lie_in.and_then(|queue| dead_letters_of(view?, to, queue)),
+            dead_letters: seen_from.and_then(|queue| dead_letters_of(view?, to, queue)),
         }
     });
+    around.facts.target = found;
     Ok(around)
 }
 
@@ -195,15 +266,18 @@ fn forbidden(
     spec: &RunSpec,
     target: &Target,
     lock: &str,
+    here: bool,
 ) -> Vec<String> {
     // The default exchange goes by this name.
     let default = "amq.default";
     let exchange = match target {
+        // What the login may do elsewhere is not asked here.
+        _ if !here => "",
         Target::Queue(_) | Target::Origin => default,
         Target::Exchange(exchange, _) if exchange.as_str().is_empty() => default,
         Target::Exchange(exchange, _) => exchange.as_str(),
         // Each letter has its own, or none is sent to a broker.
-        Target::OriginExchange | Target::Bundle => "",
+        Target::OriginExchange | Target::Bundle | Target::Mapped(_) => "",
     };
     let Permissions { user, configure, write, read } = permissions;
     let lock = format!("nexusctl.lock.{lock}");
@@ -214,7 +288,7 @@ fn forbidden(
     if !exchange.is_empty() {
         wanted.push(("write to", write, "exchange", exchange));
     }
-    if spec.park.is_some() && exchange != default {
+    if spec.park.is_some() && exchange != default && here {
         wanted.push(("write to", write, "exchange", default));
     }
     if spec.staged {
@@ -254,7 +328,7 @@ mod tests {
                 write: write.to_owned(),
                 read: read.to_owned(),
             };
-            forbidden(&permissions, &queue, &spec, &Target::Origin, "dlq.a").join("; ")
+            forbidden(&permissions, &queue, &spec, &Target::Origin, "dlq.a", true).join("; ")
         };
         assert_eq!(told(".*", ".*", ".*"), "");
         assert_eq!(told("^nexusctl", "^amq.default$", "^(dead|nexusctl)"), "");

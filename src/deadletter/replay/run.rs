@@ -26,8 +26,9 @@ use crate::delivery::stop::{Stop, Wish};
 use crate::message::{FieldTable, FieldValue};
 use crate::storage::StorageError;
 
-use super::address::{Dress, RUN, Sender, Target, replays};
+use super::address::{Address, Dress, RUN, Sender, Target, replays};
 use super::caution::MostBack;
+use super::edit::{Edited, Editor};
 use super::machine::{
     Counts, Effect, End, Entry, Event, Fate, Known, Machine, Order, Position, Rules, Seen, State,
     Way,
@@ -73,6 +74,10 @@ pub struct ReplayOptions {
     pub login: Option<String>,
     /// As what they go.
     pub dress: Dress,
+    /// What becomes different in letters.
+    pub editor: Option<Editor>,
+    /// Whether the copies go to another broker or vhost.
+    pub elsewhere: bool,
     /// Messages a second, at most.
     pub rate: Option<f64>,
     /// How the stream is read, when it is one.
@@ -104,8 +109,16 @@ pub struct ReplayReport {
     pub counts: Counts,
     /// Letters recalled from an earlier attempt.
     pub recalled: u64,
-    /// Of those that stay, those that have nowhere to go, and why the first has not.
+    /// Of those that stay, those that have nowhere to go.
     pub nowhere: u64,
+    /// Why the first of them has nowhere to go.
+    pub first_nowhere: Option<String>,
+    /// Of those that stay, those that cannot be edited so.
+    pub not_edited: u64,
+    /// Why the first of them cannot.
+    pub first_not_edited: Option<String>,
+    /// Letters whose body was edited: what they had is in the journal.
+    pub bodies_edited: u64,
     /// Letters for which the condition failed.
     pub filter_errors: u64,
     /// What the first of these failures was.
@@ -141,6 +154,10 @@ impl Default for ReplayReport {
             counts: Counts::default(),
             recalled: 0,
             nowhere: 0,
+            first_nowhere: None,
+            not_edited: 0,
+            first_not_edited: None,
+            bodies_edited: 0,
             filter_errors: 0,
             first_filter_error: None,
             altered: 0,
@@ -330,6 +347,7 @@ pub(super) async fn work(
         target: options.target.clone(),
         login: options.login.clone(),
         dress: options.dress,
+        elsewhere: options.elsewhere,
     };
     let mut run = Run {
         broker,
@@ -453,6 +471,9 @@ impl Reading {
 struct Letter {
     delivery: Delivery,
     key: LetterId,
+    /// Where it goes, if it is meant.
+    to: Option<Address>,
+    edited: Edited,
 }
 
 type Writing = JoinHandle<Result<(), StorageError>>;
@@ -614,12 +635,15 @@ impl Run<'_> {
         let detailed = entries
             .into_iter()
             .map(|entry| {
-                let mut detail = Detail::default();
-                if let Entry::New(position, _, state) = &entry {
-                    detail = self.detail(*position, *state);
-                    if let Some(reading) = &mut self.reading {
-                        detail.place = reading.offsets.remove(position);
+                let mut detail = match &entry {
+                    Entry::New(position, _, state)
+                    | Entry::Now(position, state @ State::Intent(_)) => {
+                        self.detail(*position, *state)
                     }
+                    Entry::Now(..) => Detail::default(),
+                };
+                if let (Entry::New(position, ..), Some(reading)) = (&entry, &mut self.reading) {
+                    detail.place = reading.offsets.remove(position);
                 }
                 (entry, detail)
             })
@@ -637,30 +661,31 @@ impl Run<'_> {
             _ => self.options.home.as_ref(),
         };
         let address = || {
-            let (exchange, key) = self.sender.address(&letter.delivery).ok()?;
-            Some(if self.options.target == Target::Bundle {
-                "bundle".to_owned()
-            } else if exchange.as_str().is_empty() {
-                format!("queue {key}")
-            } else {
-                format!("exchange {exchange} key {key}")
-            })
+            if self.options.target == Target::Bundle {
+                return Some("bundle".to_owned());
+            }
+            letter.to.as_ref().map(ToString::to_string)
         };
         let target = to_queue.map(|queue| format!("queue {queue}")).or_else(address);
-        let message_id = letter.delivery.message.properties.message_id.clone();
-        Detail { message_id, target, place: None }
+        let message = &letter.delivery.message;
+        let message_id = message.properties.message_id.clone();
+        let is_edited = letter.edited.body.is_some() && state == State::Intent(Way::Target);
+        Detail { message_id, target, place: None, body: is_edited.then(|| message.body.clone()) }
     }
 
     /// What is published for a letter.
     fn made(&self, position: Position, way: Way) -> Option<Publish> {
         let ReplayOptions { rest, park, home, login, .. } = self.options;
-        let Letter { delivery, key } = self.letters.get(&position)?;
+        let Letter { delivery, key, to, edited } = self.letters.get(&position)?;
         match way {
             Way::Rest => rest.as_ref().map(|rest| rest::away(delivery, rest)),
             Way::Parked => park.as_ref().map(|park| self.sender.parked(delivery, key, park)),
             Way::Target => match home {
                 Some(home) => Some(rest::back(delivery, home, login.as_deref())),
-                None => self.sender.letter(delivery, key).ok(),
+                None => {
+                    let to = to.clone()?;
+                    Some(self.sender.letter_to(to, delivery, key, edited))
+                }
             },
         }
     }
@@ -670,6 +695,10 @@ impl Run<'_> {
             self.machine.on(Event::Outcome(position, Fate::NotSent));
             return;
         };
+        let is_edited = |letter: &Letter| letter.edited.body.is_some();
+        if way == Way::Target && self.letters.get(&position).is_some_and(is_edited) {
+            self.report.bodies_edited += 1;
+        }
         // What its target refuses is wanted again, to be put where the others wait.
         if !self.options.rules.rests {
             self.letters.remove(&position);
@@ -732,6 +761,27 @@ impl Run<'_> {
                 // Without knowing, nothing may go: it would be a second copy.
                 self.fail(&error);
                 self.machine.on(Event::Stop);
+                None
+            }
+        }
+    }
+
+    /// Where a letter goes and what becomes different in it; counted when that cannot be.
+    fn prepare(&mut self, delivery: &Delivery, key: &LetterId) -> Option<(Address, Edited)> {
+        let to = match self.sender.address(delivery, key) {
+            Ok(to) => to,
+            Err(nowhere) => {
+                self.report.nowhere += 1;
+                self.report.first_nowhere.get_or_insert_with(|| nowhere.to_string());
+                return None;
+            }
+        };
+        let Some(editor) = &self.options.editor else { return Some((to, Edited::default())) };
+        match editor.edit(delivery, key, &self.options.queue) {
+            Ok(edited) => Some((to, edited)),
+            Err(why) => {
+                self.report.not_edited += 1;
+                self.report.first_not_edited.get_or_insert(why);
                 None
             }
         }
@@ -831,9 +881,10 @@ impl Run<'_> {
             self.report.first_filter_error.get_or_insert(error);
             false
         });
-        if wanted && !is_echo && !comes_home && self.sender.address(&delivery).is_err() {
-            self.report.nowhere += 1;
-            wanted = false;
+        let mut ready = None;
+        if wanted && !is_echo && !comes_home {
+            ready = self.prepare(&delivery, &key);
+            wanted = ready.is_some();
         }
         let mut lane = None;
         if wanted && let Some(lanes) = &self.options.lanes {
@@ -855,7 +906,9 @@ impl Run<'_> {
             && known.is_none_or(|known| !known.state.is_confirmed());
         if goes {
             self.report.altered += u64::from(self.sender.alters(&delivery));
-            self.letters.insert(position, Letter { delivery, key: key.clone() });
+            let (to, edited) =
+                ready.map_or_else(Default::default, |(to, edited)| (Some(to), edited));
+            self.letters.insert(position, Letter { delivery, key: key.clone(), to, edited });
         }
         let is_met = self.counts_met && {
             let rows = self.journal.rows_of(&self.options.run, &key).unwrap_or_else(|error| {

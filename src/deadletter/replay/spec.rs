@@ -5,17 +5,22 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::id::{ExchangeName, QueueName, RoutingKey};
+use crate::base::diagnostic::Findings;
+use crate::base::id::{ExchangeName, QueueName, RoutingKey, VhostName};
+use crate::base::url::BrokerUrl;
 use crate::deadletter::{Lanes, Selection};
 use crate::delivery::pace::Pace;
 
 use super::address::{Dress, Target};
 use super::caution::{Canary, Caution, MostBack};
+use super::edit::{EditError, EditSpec, Editor};
 use super::machine::Order;
+use super::mapping::{MapText, Mapping};
 use super::plan::{MOST_HELD, Request, WINDOW};
 
 /// What becomes of the letters that are meant.
@@ -131,6 +136,56 @@ impl TryFrom<String> for OrderSpec {
     }
 }
 
+/// Another vhost or broker, where the copies go.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Elsewhere {
+    /// The vhost, when it is not the one that the URL or the context says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhost: Option<VhostName>,
+    /// The context that leads to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    /// The broker's URL without its password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broker: Option<String>,
+    /// Whether the URL had a password, and has to be given again by whoever goes on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub had_password: bool,
+    /// The cluster that it was when the run began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// The URL as it was given: never written down.
+    #[serde(skip)]
+    pub url: Option<BrokerUrl>,
+}
+
+impl Elsewhere {
+    /// In words.
+    pub fn in_words(&self) -> String {
+        let by = match (&self.context, &self.broker) {
+            (Some(context), _) => format!("context {context}"),
+            (None, Some(url)) => url.clone(),
+            (None, None) => String::new(),
+        };
+        match &self.vhost {
+            Some(vhost) if by.is_empty() => format!("vhost {vhost}"),
+            Some(vhost) => format!("vhost {vhost} of {by}"),
+            None => by,
+        }
+    }
+}
+
+/// Which letters of a plan a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Planned {
+    /// How many letters are meant, each by its name; `None` when they are only counted.
+    pub letters: Option<u64>,
+    /// How many letters waited when they were looked at: none of them lies behind so many.
+    pub within: u64,
+}
+
 /// The letters that go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -232,6 +287,18 @@ pub struct RunSpec {
     /// Put letters that stay into a queue of their own meanwhile, instead of holding them.
     #[serde(default)]
     pub staged: bool,
+    /// Each by the rule that fits it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<MapText>,
+    /// What becomes different in letters.
+    #[serde(default, skip_serializing_if = "EditSpec::is_empty")]
+    pub edit: EditSpec,
+    /// The copies go to another vhost or broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Elsewhere>,
+    /// It was planned which letters are meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<Planned>,
 }
 
 fn max_replays() -> u64 {
@@ -282,12 +349,16 @@ impl Default for RunSpec {
             max_hold_ms: None,
             most_held: most_held(),
             staged: false,
+            map: None,
+            edit: EditSpec::default(),
+            elsewhere: None,
+            planned: None,
         }
     }
 }
 
 /// Why a run cannot be what it is asked to be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SpecError {
     /// The key by which order is kept cannot be read.
     #[error("--order: {0}")]
@@ -298,6 +369,17 @@ pub enum SpecError {
     /// There and back.
     #[error("`{0}` is both where the letters are and where they are to go")]
     Circular(QueueName),
+    /// The map is wrong.
+    #[error("the map {file} cannot be used")]
+    Map {
+        /// The file.
+        file: String,
+        /// What is wrong in it.
+        findings: Findings,
+    },
+    /// Nothing can be edited so.
+    #[error(transparent)]
+    Edit(#[from] EditError),
     /// No rate.
     #[error("--rate: {0} is no rate; write a number above 0")]
     Rate(String),
@@ -327,6 +409,11 @@ impl RunSpec {
         if let Some(queue) = &self.to {
             return Ok(Target::Queue(queue.clone()));
         }
+        if let Some(text) = &self.map {
+            let map = Mapping::read(text)
+                .map_err(|findings| SpecError::Map { file: text.file.clone(), findings })?;
+            return Ok(Target::Mapped(Arc::new(map)));
+        }
         if self.via_exchange {
             return Ok(Target::OriginExchange);
         }
@@ -341,15 +428,39 @@ impl RunSpec {
         Ok(Target::Exchange(exchange, key))
     }
 
+    /// What becomes different in letters.
+    ///
+    /// # Errors
+    /// When nothing can be edited so.
+    pub fn editor(&self) -> Result<Option<Editor>, SpecError> {
+        Ok(Editor::new(&self.edit)?)
+    }
+
     /// Whether it can be done to the letters in `queue` at all.
     ///
     /// # Errors
     /// What is wrong.
     pub fn check(&self, queue: &QueueName) -> Result<(), SpecError> {
-        let target = self.target()?;
+        self.check_plan(queue)?;
+        // A bundle is looked at as a whole before.
         let from_queue = !self.verb.reads_bundle();
-        if from_queue && target == Target::Queue(queue.clone()) || self.park.as_ref() == Some(queue)
-        {
+        if self.selection.last.is_some() && from_queue {
+            return Err(SpecError::Last);
+        }
+        if from_queue && let Some(short) = self.selection.ids.iter().find(|id| !id.is_whole()) {
+            return Err(SpecError::Short(short.as_str().to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Whether it can be planned: what only a look at all letters tells is no objection then.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_plan(&self, queue: &QueueName) -> Result<(), SpecError> {
+        let to_itself = !self.verb.reads_bundle() && self.target()? == Target::Queue(queue.clone());
+        self.editor()?;
+        if self.elsewhere.is_none() && (to_itself || self.park.as_ref() == Some(queue)) {
             return Err(SpecError::Circular(queue.clone()));
         }
         if let Some(rate) = self.rate
@@ -367,13 +478,6 @@ impl RunSpec {
         }
         if self.ramp_ms > 0 && self.rate.is_none() {
             return Err(SpecError::Ramp);
-        }
-        // A bundle is looked at as a whole before.
-        if self.selection.last.is_some() && from_queue {
-            return Err(SpecError::Last);
-        }
-        if from_queue && let Some(short) = self.selection.ids.iter().find(|id| !id.is_whole()) {
-            return Err(SpecError::Short(short.as_str().to_owned()));
         }
         Ok(())
     }
@@ -425,8 +529,16 @@ impl RunSpec {
         // Which of a bundle's letters are meant is decided where they come from.
         let from_queue = !self.verb.reads_bundle();
         Request {
-            selects: self.verb == Verb::Undo || from_queue && !self.selection().is_all(),
-            first: self.selection.first.filter(|_| from_queue),
+            selects: match self.planned {
+                Some(Planned { letters: Some(letters), within }) => letters < within,
+                _ => self.verb == Verb::Undo || from_queue && !self.selection().is_all(),
+            },
+            first: self
+                .planned
+                .and_then(|planned| planned.letters)
+                .or(self.selection.first)
+                .filter(|_| from_queue),
+            going: self.planned.and_then(|planned| planned.letters).unwrap_or(0),
             window: match self.rate {
                 // A batch is sent as a whole: with a rate no more than a quarter of a second.
                 #[expect(

@@ -4,6 +4,7 @@
 //! crash the journal names every letter that may have come twice. A letter is a row of some hundred
 //! bytes, and nothing of it is kept in memory.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,14 @@ ALTER TABLE replay_run ADD COLUMN stream_end INTEGER;
 ALTER TABLE replay_item ADD COLUMN place INTEGER;
 CREATE INDEX replay_run_parent ON replay_run(parent) WHERE parent IS NOT NULL;
 CREATE INDEX replay_item_place ON replay_item(run, place) WHERE place IS NOT NULL;
+",
+        "
+CREATE TABLE replay_body(
+    run INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX replay_body_item ON replay_body(run, position);
 ",
     ],
 };
@@ -227,6 +236,8 @@ pub struct Detail {
     pub target: Option<String>,
     /// Where it stands in its stream.
     pub place: Option<u64>,
+    /// The body that it has before it is edited.
+    pub body: Option<Vec<u8>>,
 }
 
 /// How many letters are in each state.
@@ -697,7 +708,14 @@ impl Journal {
                 "UPDATE replay_item SET state = ?3, copies = copies + ?4, at = ?5
                  WHERE run = ?1 AND position = ?2",
             )?;
+            let mut keep =
+                connection.prepare_cached("INSERT OR IGNORE INTO replay_body VALUES(?, ?, ?)")?;
             for (entry, detail) in entries {
+                if let (Some(body), Entry::New(position, ..) | Entry::Now(position, _)) =
+                    (&detail.body, &entry)
+                {
+                    keep.execute((run, signed(*position), body))?;
+                }
                 match entry {
                     Entry::New(position, key, state) => {
                         let copies = i64::from(matches!(state, State::Intent(_)));
@@ -830,6 +848,22 @@ impl Journal {
         })
     }
 
+    /// The body that the letter at `position` had before this run edited it; `None` when it did not.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn original(&self, id: &str, position: Position) -> Result<Option<Vec<u8>>, StorageError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT body FROM replay_body
+                     WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND position = ?",
+                )?
+                .query_row((id, signed(position)), |row| row.get(0))
+                .optional()
+        })
+    }
+
     /// Where letters went, each place once.
     ///
     /// # Errors
@@ -859,6 +893,20 @@ impl Journal {
                 .query_row((id, target), |row| row.get(0))?;
             Ok(number.unsigned_abs())
         })
+    }
+
+    /// How many letters the run has met under each name.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn met(&self, id: &str) -> Result<BTreeMap<String, u64>, StorageError> {
+        let met = self.items(
+            id,
+            "SELECT key, count(*) FROM replay_item
+             WHERE run = (SELECT number FROM replay_run WHERE id = ?) GROUP BY key",
+            |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())),
+        )?;
+        Ok(met.into_iter().collect())
     }
 
     /// How many of the letters that were asked for are done; twins count once.
@@ -978,12 +1026,20 @@ mod tests {
             (Entry::Now(1, State::Confirmed), Detail::default()),
         ];
         journal.note("r1", entries, now).await.unwrap();
+        let body = |body: &[u8]| Detail { body: Some(body.to_vec()), ..Detail::default() };
+        let entries = vec![
+            (Entry::New(5, key('e'), State::Held), body(b"before")),
+            (Entry::Now(5, State::Held), body(b"not before")),
+        ];
+        journal.note("r1", entries, now).await.unwrap();
         drop(journal);
         let journal = Journal::open(&path, Duration::from_secs(5)).await.unwrap();
         assert_eq!(journal.run("r1").unwrap(), Some(stored("r1")));
-        assert_eq!(journal.next_position("r1").unwrap(), 5);
-        // The last one's name is there twice, so it tells nothing.
-        assert_eq!(journal.anchor("r1").unwrap(), Some(key('b')));
+        assert_eq!(journal.next_position("r1").unwrap(), 6);
+        assert_eq!(journal.original("r1", 5).unwrap().as_deref(), Some(&b"before"[..]));
+        assert_eq!(journal.original("r1", 4).unwrap(), None);
+        assert_eq!(journal.met("r1").unwrap().get(key('c').as_str()), Some(&2));
+        assert_eq!(journal.anchor("r1").unwrap(), Some(key('e')));
         assert_eq!(journal.rows_of("r1", &key('a')).unwrap(), [(1, State::Confirmed)]);
         let doubts = |journal: &Journal| -> Vec<Position> {
             journal.in_doubt("r1").unwrap().iter().map(|item| item.position).collect()
@@ -997,7 +1053,7 @@ mod tests {
         journal.note("r1", again, now).await.unwrap();
         assert_eq!(doubts(&journal), [2], "it was sent twice");
         let tally = journal.tally("r1").unwrap();
-        assert_eq!((tally.confirmed, tally.held, tally.returned), (2, 1, 1));
+        assert_eq!((tally.confirmed, tally.held, tally.returned), (2, 2, 1));
         let somebody = LockHolder { who: "somebody".to_owned(), since: now };
         journal.again("r1", &somebody).await.unwrap();
         journal.end("r1", Phase::Stopped, "why", "another", now).await.unwrap();
