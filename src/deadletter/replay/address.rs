@@ -199,6 +199,10 @@ impl Sender {
                 let (Ok(exchange), Ok(key)) = (exchange, key) else {
                     return Err(Nowhere::NoOrigin);
                 };
+                if exchange.is_default() && key.as_str().is_empty() {
+                    // Only the queue is known: no message gets anywhere so.
+                    return Err(Nowhere::NoOrigin);
+                }
                 at(exchange, key, "it was published there".to_owned())
             }
             Target::Mapped(map) => {

@@ -79,10 +79,12 @@ pub struct Audience {
     table: RoutingTable,
     /// The headers that any binding asks for.
     asked: BTreeSet<String>,
-    known: BTreeMap<(String, String, String), (Vec<String>, Option<String>)>,
+    /// By exchange, key and the headers that matter: the queues, and an exchange of unknown type.
+    known: BTreeMap<[String; 3], Reached>,
     heard: BTreeMap<Way, (BTreeSet<String>, u64)>,
 }
 
+type Reached = (Vec<String>, Option<String>);
 type Way = (String, Option<String>, Vec<String>, Option<String>);
 
 impl Audience {
@@ -117,7 +119,7 @@ impl Audience {
             .map(|(name, value)| (name.to_owned(), value.clone()))
             .collect();
         let told = if matter.is_empty() { String::new() } else { format!("{matter:?}") };
-        let place = (exchange.as_str().to_owned(), key.as_str().to_owned(), told);
+        let place = [exchange.as_str().to_owned(), key.as_str().to_owned(), told];
         let table = &self.table;
         let (queues, unknown) = self.known.entry(place).or_insert_with(|| {
             let routed = table.route(exchange, key, &matter, &[]);

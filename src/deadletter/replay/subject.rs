@@ -16,14 +16,11 @@ pub(crate) fn names() -> Vec<&'static str> {
 }
 
 /// Of the names, those that any of these expressions uses.
-pub(crate) fn used<'e>(
-    expressions: impl IntoIterator<Item = &'e Expression> + Clone,
-) -> Vec<&'static str> {
+pub(crate) fn used<'e>(expressions: impl IntoIterator<Item = &'e Expression>) -> Vec<&'static str> {
+    let expressions: Vec<&Expression> = expressions.into_iter().collect();
     names()
         .into_iter()
-        .filter(|name| {
-            expressions.clone().into_iter().any(|e| e.variables().any(|used| used == *name))
-        })
+        .filter(|name| expressions.iter().any(|e| e.variables().any(|used| used == *name)))
         .collect()
 }
 
