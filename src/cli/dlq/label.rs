@@ -9,13 +9,14 @@ use serde::Serialize;
 use crate::deadletter::Fingerprint;
 use crate::deadletter::labels::learn::LearnError;
 use crate::deadletter::labels::{Label, LabelSpec, Labels};
+use crate::project::files::FileError;
 use crate::project::labels::{LABELS_FILE, LabelError, labels_of, learn};
 
 use crate::cli::error::{CliError, code};
 use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View};
 use crate::cli::session::Session;
-use crate::cli::topology::files::{rejected, shown};
+use crate::cli::topology::files::shown;
 
 /// Arguments of `dlq label`.
 #[derive(Debug, Args)]
@@ -85,7 +86,7 @@ impl LabelFileArgs {
         if self.labels.is_none() && path.try_exists().is_ok_and(|exists| !exists) {
             return Ok(Labels::default());
         }
-        labels_of(&path, &name).map_err(|error| rejected(error, "the labels cannot be used"))
+        labels_of(&path, &name).map_err(unusable)
     }
 }
 
@@ -112,9 +113,19 @@ impl View for DeadLetterLabelView {
     }
 }
 
+/// A file of labels that cannot be used.
+fn unusable(error: FileError) -> CliError {
+    match error {
+        FileError::Unreadable { name, error } => {
+            CliError::file(format!("read {name}"), &error).object(&name)
+        }
+        FileError::Wrong(findings) => CliError::findings("the labels cannot be used", findings),
+    }
+}
+
 fn refused(error: LabelError, name: &str) -> CliError {
     match error {
-        LabelError::File(error) => rejected(error, "the labels cannot be used"),
+        LabelError::File(error) => unusable(error),
         LabelError::Learn(LearnError::Wrong(findings)) => {
             CliError::findings("the labels cannot be used", findings)
         }
