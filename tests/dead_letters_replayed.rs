@@ -12,9 +12,7 @@ use std::time::Duration;
 use nexus::broker::QueueType;
 use nexus::message::{FieldTable, FieldValue, Message, Properties};
 
-use support::letters::{
-    account, declare, json, letter, numbers, put, queues, start_and_await, take,
-};
+use support::letters::*;
 use support::program::{OwnNode, Place, depth, kills, signal};
 
 fn all_go_in_order_and_what_is_not_wanted_stays(kind: &str, queue_type: QueueType) {

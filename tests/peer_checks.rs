@@ -1407,37 +1407,6 @@ fn a_process_killed_while_it_holds_the_writer_lock_harms_nobody() {
     assert_eq!(place.waiting("q"), 300 + kills());
 }
 
-/// A small disk; unmounted when it is dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Option<SmallDisk> {
-        let directory = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
-            .arg(directory.path())
-            .output();
-        mounted.is_ok_and(|output| output.status.success()).then_some(SmallDisk(directory))
-    }
-
-    fn enlarge(&self) {
-        let done =
-            Command::new("mount").args(["-o", "remount,size=64m"]).arg(self.0.path()).status();
-        assert!(done.unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that is just ending elsewhere may still hold a file on it for a moment,
-        // and a mount left behind outlives the directory of the whole test run.
-        let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-        if !std::thread::panicking() {
-            assert!(unmounted.unwrap().success(), "the small disk stays mounted");
-        }
-    }
-}
-
 /// Publishes 200 messages of 100 kB where 4 MB have room; `by` starts the program. What it did, and
 /// the lines that it called confirmed.
 fn publish_until_it_is_full(place: &Place, by: &[&str]) -> (Ran, BTreeSet<u64>) {

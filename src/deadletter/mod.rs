@@ -4,6 +4,9 @@
 //! queue is planned first, and what takes a letter's place is confirmed before the letter is acked.
 
 pub mod body;
+pub mod bundle;
+pub mod bundle_file;
+pub mod bundle_source;
 pub mod compare;
 pub mod death;
 pub mod fingerprint;
@@ -11,9 +14,11 @@ pub mod incident;
 pub mod journey;
 pub mod labels;
 pub mod letter;
+pub mod letter_set;
 pub mod losses;
 pub mod mask;
 pub mod places;
+pub mod plain;
 pub mod scan;
 pub mod select;
 pub mod sighting;
@@ -25,5 +30,6 @@ pub mod watch;
 pub use death::{Death, DeathReason, Origin, WorkerVerdict, deaths, origin, worker_verdict};
 pub use fingerprint::{Fingerprint, Traits};
 pub use letter::LetterId;
+pub use letter_set::LetterSet;
 pub use select::{Lanes, Selection, Selector};
 pub use store::Scans;

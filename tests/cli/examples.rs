@@ -42,6 +42,12 @@ fn prepared() -> Machine {
          exchanges: {orders: {type: topic}}\nqueues: {billing: {bind: [{from: orders, key: '#'}]}}\n",
     );
     machine.run("topology apply journal.yaml").ok();
+    machine.write(
+        "lab.yaml",
+        "apiVersion: nexus/v1\nkind: Topology\nmetadata: {owner: lab}\n\
+         queues: {dead.poison: {}, dead.samples: {}, dead.later: {}, dead.lab: {}}\n",
+    );
+    machine.run("topology apply lab.yaml").ok();
     let order = "publish orders order.new '{}' --type order --sender shop --workflow checkout-7";
     machine.run(&format!("{order} --sequence 1 --count 3")).ok();
     machine.run("context add local --broker embedded:").ok();
@@ -120,6 +126,12 @@ fn run_example(line: &str) -> (Machine, Ran) {
         let failed = machine.run("worker agent.worker --until-empty --reject -- sh -c 'exit 65'");
         assert!(matches!(failed.status, 0 | 3), "{}", failed.shown());
         machine.run("dlq scan dead.agent.worker").ok();
+    }
+    if line.contains("dlq undo") {
+        machine.run("dlq replay dead.agent.worker --run night-2 --yes").ok();
+    }
+    if line.contains("dlq import") {
+        machine.run("dlq drop dead.agent.worker --bundle poison.ndjson --yes").ok();
     }
     if line.contains("incident show") {
         machine.run("dlq incident export night.ndjson").ok();

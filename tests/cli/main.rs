@@ -8,6 +8,7 @@
     reason = "a test that cannot go on fails, reads what it is told by, and says what it skips"
 )]
 
+mod bundles;
 mod context;
 mod dead_letter_trail;
 mod dead_letters;

@@ -1,4 +1,5 @@
-//! Dead letters for tests: made, put, taken, and accounted for after a replay.
+//! Dead letters for tests: queues with letters in them, what is in a queue afterwards, and commands that
+//! are killed in their work.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -86,14 +87,18 @@ pub fn json(ran: &Ran) -> Value {
     serde_json::from_str(&ran.out()).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
 }
 
-/// Checks what arrived: all of it, first copies in order, no more copies than the bound allows, and
-/// each of them named.
+/// Checks what arrived in `jobs`: all of it, first copies in order, no more copies than the bound allows,
+/// and each of them named.
 pub fn account(place: &Place, run: &str, count: u64, most: u64) -> u64 {
-    let went = take(place, "jobs");
+    account_of(place, run, &take(place, "jobs"), count, most)
+}
+
+/// The same for what was taken elsewhere.
+pub fn account_of(place: &Place, run: &str, went: &[Delivery], count: u64, most: u64) -> u64 {
     let mut first = Vec::new();
     let mut seen = BTreeSet::new();
     let mut twice = BTreeSet::new();
-    for (n, delivery) in numbers(&went).into_iter().zip(&went) {
+    for (n, delivery) in numbers(went).into_iter().zip(went) {
         if seen.insert(n) {
             first.push(n);
         } else {
@@ -116,12 +121,17 @@ pub fn account(place: &Place, run: &str, count: u64, most: u64) -> u64 {
     more
 }
 
-/// Starts it, and waits until so many have arrived.
+/// Starts it, and waits until so many have arrived in `jobs`.
 pub fn start_and_await(place: &Place, args: &[&str], arrived: u64) -> Running {
+    start_and_await_at(place, args, "jobs", arrived)
+}
+
+/// Starts it, and waits until so many have arrived.
+pub fn start_and_await_at(place: &Place, args: &[&str], target: &str, arrived: u64) -> Running {
     let mut running = Running::start(&mut place.command(args));
     place.ask(async |broker| {
         let end = Instant::now() + Duration::from_secs(60);
-        while depth(broker, "jobs").await.ready < arrived && !running.has_ended() {
+        while depth(broker, target).await.ready < arrived && !running.has_ended() {
             assert!(Instant::now() < end, "never so many at the target: {arrived}");
             pause();
         }

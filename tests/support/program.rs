@@ -357,3 +357,34 @@ impl Drop for OwnNode {
         let _ = Command::new("bash").args([script, "stop", &self.node.dir]).output();
     }
 }
+
+/// A small disk; unmounted when it is dropped.
+pub struct SmallDisk(pub tempfile::TempDir);
+
+impl SmallDisk {
+    pub fn mount() -> Option<SmallDisk> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+            .arg(directory.path())
+            .output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(SmallDisk(directory))
+    }
+
+    pub fn enlarge(&self) {
+        let done =
+            Command::new("mount").args(["-o", "remount,size=64m"]).arg(self.0.path()).status();
+        assert!(done.unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a process that is just ending elsewhere may still hold a file on it for a moment,
+        // and a mount left behind outlives the directory of the whole test run.
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        if !std::thread::panicking() {
+            assert!(unmounted.unwrap().success(), "the small disk stays mounted");
+        }
+    }
+}

@@ -5,17 +5,23 @@ use std::time::Duration;
 
 use crate::base::id::QueueName;
 use crate::broker::calm::await_calm;
-use crate::broker::{Broker, Delivery, LockError, LockHolder, QueueType};
+use crate::broker::{Broker, Change, Delivery, LockError, LockHolder, QueueDefinition, QueueType};
+use crate::deadletter::bundle_source::{BundleSource, Contents};
+use crate::deadletter::replay::address::RUN;
 use crate::deadletter::replay::caution::{Caution, Watched, run_with_caution};
-use crate::deadletter::replay::plan::{Facts, Mode, Plan, plan};
+use crate::deadletter::replay::machine::End;
+use crate::deadletter::replay::plan::{Facts, Mode, Plan, declared_type, plan};
 use crate::deadletter::replay::preflight::{self, Noun, PreflightError};
-use crate::deadletter::replay::run::{Begin, CANARY, ReplayError, ReplayOptions, Scene, ToBroker};
-use crate::deadletter::replay::spec::{OrderSpec, RunSpec};
+use crate::deadletter::replay::run::{
+    Begin, CANARY, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker,
+};
+use crate::deadletter::replay::spec::{OrderSpec, RunSpec, Verb};
 use crate::deadletter::replay::stage::staged;
 use crate::deadletter::replay::store::{Journal, Phase, Stage, StoredRun};
 use crate::deadletter::replay::stream::FromStream;
 use crate::deadletter::{Lanes, LetterId, Selector};
 use crate::delivery::consume::{ConsumeOptions, Lives};
+use crate::message::FieldValue;
 
 use crate::cli::connect::Connector;
 use crate::cli::consent;
@@ -28,6 +34,7 @@ use crate::cli::runtime::unless_stopped;
 use crate::cli::session::Session;
 use crate::cli::settings::Settings;
 
+use super::bundles;
 use super::replay::RunArgs;
 use super::report::{in_words, status, view_of};
 use super::resume::ResumeArgs;
@@ -35,7 +42,7 @@ use super::resume::ResumeArgs;
 /// A run that is to begin.
 #[derive(Debug)]
 pub(super) struct NewRun {
-    /// The queue that the letters are in.
+    /// The queue that the letters are in, or lay in.
     pub(super) queue: QueueName,
     /// What to do to them; checked.
     pub(super) spec: RunSpec,
@@ -50,30 +57,46 @@ struct Job {
     stored: StoredRun,
     is_new: bool,
     bring_back: bool,
+    /// The bundle that the letters come from.
+    contents: Option<Contents>,
     facts: Facts,
     plan: Plan,
     caution: Caution,
+}
+
+/// What is done, in a few words.
+fn deed(queue: &QueueName, spec: &RunSpec) -> String {
+    let verb = spec.verb.as_str();
+    match (spec.verb, &spec.undoes) {
+        (Verb::Replay, _) => format!("{verb} queue `{queue}`"),
+        (_, Some(run)) => format!("undo run `{run}`"),
+        (Verb::Import, _) => format!("{verb} the bundle of queue `{queue}`"),
+        _ => format!("{verb} letters of queue `{queue}`"),
+    }
 }
 
 /// Looks around without touching anything.
 async fn facts(
     queue: &QueueName,
     spec: &RunSpec,
+    contents: Option<&Contents>,
     broker: &dyn Broker,
     settings: &Settings,
 ) -> Result<Facts, CliError> {
-    let error = match preflight::facts(queue, spec, &spec.target()?, broker).await {
-        Ok(facts) => return Ok(facts),
-        Err(error) => error,
+    let target = spec.target()?;
+    let found = match contents {
+        Some(contents) => preflight::facts_of_bundle(contents.wanted, spec, &target, broker).await,
+        None => preflight::facts(queue, spec, &target, broker).await,
     };
-    let (noun, name) = match error {
-        PreflightError::Missing { noun, name } => (noun, name),
-        PreflightError::Broker(error) => return Err(error.into()),
+    let (noun, name) = match found {
+        Ok(facts) => return Ok(facts),
+        Err(PreflightError::Missing { noun, name }) => (noun, name),
+        Err(PreflightError::Broker(error)) => return Err(error.into()),
     };
     let vhost = &broker.identity().vhost;
-    let verb = spec.verb.as_str();
     let message = format!(
-        "cannot {verb} queue `{queue}`: {} `{name}` does not exist in vhost `{vhost}`",
+        "cannot {}: {} `{name}` does not exist in vhost `{vhost}`",
+        deed(queue, spec),
         noun.as_str()
     );
     let what = match noun {
@@ -84,13 +107,31 @@ async fn facts(
     Err(CliError::new(code::UNKNOWN_NAME, ExitStatus::Failed, message).object(name).hint(next))
 }
 
+/// The plan, fit to the bundle that the letters come from.
+fn plan_of(facts: &Facts, spec: &RunSpec, contents: Option<&Contents>) -> Plan {
+    let mut request = spec.request();
+    let Some(contents) = contents else { return plan(facts, &request) };
+    request.window = contents.window(request.window);
+    let mut plan = plan(facts, &request);
+    plan.rules.prefetch = contents.prefetch(plan.rules.intents());
+    // Its letters have numbers.
+    plan.looks = false;
+    if !contents.is_whole {
+        plan.warnings.push(format!(
+            "the bundle has no end: the run that wrote it, `{}`, was cut off or goes on",
+            contents.head.run
+        ));
+    }
+    plan
+}
+
 impl From<ReplayError> for CliError {
     fn from(error: ReplayError) -> Self {
         match error {
             ReplayError::Lock(error @ LockError::Held { .. }) => {
-                let message = format!("cannot replay: {error}");
+                let message = format!("cannot begin: {error}");
                 CliError::new(code::LOCKED, ExitStatus::TryLater, message)
-                    .hint("nothing was touched; wait until that replay has ended")
+                    .hint("nothing was touched; wait until that run has ended")
             }
             ReplayError::Lock(error) => error.into(),
             ReplayError::Broker(error) => error.into(),
@@ -108,6 +149,25 @@ fn place(target: &Connector) -> String {
     target.shown()
 }
 
+/// Fails when a run is of another broker than this one.
+pub(super) fn same_broker(
+    what: &str,
+    stored: &StoredRun,
+    connector: &Connector,
+) -> Result<(), CliError> {
+    let here = place(connector);
+    if stored.broker == here {
+        return Ok(());
+    }
+    let message = format!(
+        "cannot {what} run `{}`: it is of {}, and this is {here}",
+        stored.id, stored.broker
+    );
+    Err(CliError::new(code::WRONG_CLUSTER, ExitStatus::BadSettings, message)
+        .object(&stored.id)
+        .hint("use the broker that it began on"))
+}
+
 /// A name for a run that nobody has named.
 fn name_of(session: &Session) -> String {
     let at = session.clock.now().to_string();
@@ -115,40 +175,65 @@ fn name_of(session: &Session) -> String {
     format!("r{digits}-{:06x}", session.seed & 0xff_ffff)
 }
 
+/// What leaves the queue, or comes to it, in a line for whoever has to agree.
+fn losses(spec: &RunSpec, facts: &Facts) -> Result<Vec<String>, CliError> {
+    let request = spec.request();
+    let most = request.first.map_or(facts.ready, |first| first.min(facts.ready));
+    let what = if request.selects { "the selected of " } else { "" };
+    let letters = format!("{what}{}", count(most, "letter"));
+    let to = in_words(spec)?;
+    Ok(match spec.verb {
+        Verb::Export => Vec::new(),
+        Verb::Drop => {
+            vec![format!("{letters} leave it for {to}; each is acked when it is on the disk")]
+        }
+        Verb::Copy => vec![format!("{letters} are copied to {to}, and stay as well")],
+        Verb::Import => vec![format!("{letters} go to {to}, behind what waits there")],
+        Verb::Undo => vec![format!(
+            "those of its letters that still are among {} go to {to}, behind what waits there",
+            count(facts.ready, "message")
+        )],
+        Verb::Replay | Verb::Move | Verb::Park => {
+            vec![format!("{letters} leave it for {to}; each is acked when it is confirmed there")]
+        }
+    })
+}
+
 /// Begins a run, once whoever asked for it has agreed to its plan.
 pub(super) fn begin(new: NewRun, session: &mut Session) -> Result<ExitStatus, CliError> {
-    let NewRun { queue, spec, named: RunArgs { run, reason, dry_run } } = new;
+    begin_from(new, None, session)
+}
+
+/// The same for a run whose letters come from a bundle.
+pub(super) fn begin_from(
+    new: NewRun,
+    contents: Option<Contents>,
+    session: &mut Session,
+) -> Result<ExitStatus, CliError> {
+    let NewRun { queue, mut spec, named: RunArgs { run, reason, dry_run } } = new;
+    let id = run.unwrap_or_else(|| name_of(session));
+    if spec.verb.writes_bundle() {
+        spec.bundle = Some(bundles::place_for(spec.bundle.take(), &queue, &id, session)?);
+    }
     let settings = session.settings()?;
     let connector = Connector::of(session)?;
     let facts = session.drive(unless_stopped(&session.stop, async {
         let broker = connector.connect().await?;
-        let facts = facts(&queue, &spec, &*broker, &settings).await?;
+        let facts = facts(&queue, &spec, contents.as_ref(), &*broker, &settings).await?;
         let _ = broker.close().await;
         Ok(facts)
     }))?;
-    let plan = plan(&facts, &spec.request());
+    let plan = plan_of(&facts, &spec, contents.as_ref());
     if dry_run {
         return show_plan(&queue, &spec, &facts, &plan, session);
     }
     refuse(&queue, &spec, &plan)?;
-    let most = spec.selection.first.map_or(facts.ready, |first| first.min(facts.ready));
-    let what = if spec.request().selects { "the selected of " } else { "" };
-    consent::ask(
-        session,
-        &settings,
-        &consent::Deed {
-            what: format!("{} queue `{queue}`", spec.verb.as_str()),
-            losses: vec![format!(
-                "{what}{} leave it for {}; each is acked when it is confirmed there",
-                count(most, "letter"),
-                in_words(&spec.target()?)
-            )],
-        },
-    )?;
+    let losses = losses(&spec, &facts)?;
+    consent::ask(session, &settings, &consent::Deed { what: deed(&queue, &spec), losses })?;
     let request = serde_json::to_string(&spec)
         .map_err(|error| CliError::new(code::INTERNAL, ExitStatus::Internal, error.to_string()))?;
     let stored = StoredRun {
-        id: run.unwrap_or_else(|| name_of(session)),
+        id,
         broker: place(&connector),
         // Filled in once the broker has said where this is.
         vhost: String::new(),
@@ -165,7 +250,17 @@ pub(super) fn begin(new: NewRun, session: &mut Session) -> Result<ExitStatus, Cl
         stage: None,
     };
     let caution = spec.caution(stored.watermark);
-    let job = Job { queue, spec, stored, is_new: true, bring_back: false, facts, plan, caution };
+    let job = Job {
+        queue,
+        spec,
+        stored,
+        is_new: true,
+        bring_back: false,
+        contents,
+        facts,
+        plan,
+        caution,
+    };
     execute(job, &connector, session)
 }
 
@@ -176,7 +271,7 @@ fn show_plan(
     plan: &Plan,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
-    let mut view = view_of(queue, &spec.target()?, facts, plan);
+    let mut view = view_of(queue, spec, facts, plan)?;
     view.stopped = objections(plan);
     view.warnings.clone_from(&plan.warnings);
     session.ui.report(&view)?;
@@ -196,7 +291,7 @@ fn objections(plan: &Plan) -> Vec<String> {
 
 fn refuse(queue: &QueueName, spec: &RunSpec, plan: &Plan) -> Result<(), CliError> {
     let Some(first) = plan.objections.first() else { return Ok(()) };
-    let message = format!("cannot {} queue `{queue}`: {}", spec.verb.as_str(), first.why);
+    let message = format!("cannot {}: {}", deed(queue, spec), first.why);
     let error = match first.by {
         Some(option) => CliError::new(code::CONSENT, ExitStatus::Blocked, message)
             .hint(format!("nothing was touched; go on nonetheless with `{option}`")),
@@ -208,6 +303,16 @@ fn refuse(queue: &QueueName, spec: &RunSpec, plan: &Plan) -> Result<(), CliError
 /// How long a resumed run waits for what its former consumer held to be back.
 const CALM_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What a run was asked to do, as its journal has it.
+pub(super) fn asked_of(stored: &StoredRun) -> Result<(QueueName, RunSpec), CliError> {
+    let wrong = |error: &dyn std::fmt::Display| {
+        CliError::failed(format!("cannot use run `{}`: its journal says {error}", stored.id))
+    };
+    let spec: RunSpec = serde_json::from_str(&stored.request).map_err(|error| wrong(&error))?;
+    let queue = QueueName::new(stored.queue.clone()).map_err(|error| wrong(&error))?;
+    Ok((queue, spec))
+}
+
 /// Goes on with a run.
 pub(super) fn again(
     stored: StoredRun,
@@ -215,38 +320,25 @@ pub(super) fn again(
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
-    let wrong = |error: &dyn std::fmt::Display| {
-        CliError::failed(format!("cannot resume run `{}`: its journal says {error}", stored.id))
-    };
-    let mut spec: RunSpec = serde_json::from_str(&stored.request).map_err(|error| wrong(&error))?;
+    let (queue, mut spec) = asked_of(&stored)?;
     if *bring_back {
         // Where nothing is sent any more need not be there.
         (spec.to, spec.to_exchange, spec.park) = (None, None, None);
     }
-    let queue = QueueName::new(stored.queue.clone()).map_err(|error| wrong(&error))?;
     let connector = Connector::of(session)?;
-    if stored.broker != place(&connector) {
-        let message = format!(
-            "cannot resume run `{}`: it is of {}, and this is {}",
-            stored.id,
-            stored.broker,
-            place(&connector)
-        );
-        return Err(CliError::new(code::WRONG_CLUSTER, ExitStatus::BadSettings, message)
-            .object(&stored.id)
-            .hint("resume it with the broker that it began on"));
-    }
+    same_broker("resume", &stored, &connector)?;
+    let contents = bundles::contents_again(&stored, &spec, session)?;
     let facts = session.drive(unless_stopped(&session.stop, async {
         let broker = connector.connect().await?;
-        if !spec.alongside {
+        if !spec.alongside && contents.is_none() {
             // Objections follow from what is counted then.
             await_calm(&*broker, &queue, settings.timeout().min(CALM_PATIENCE)).await?;
         }
-        let facts = facts(&queue, &spec, &*broker, &settings).await?;
+        let facts = facts(&queue, &spec, contents.as_ref(), &*broker, &settings).await?;
         let _ = broker.close().await;
         Ok(facts)
     }))?;
-    let mut plan = plan(&facts, &spec.request());
+    let mut plan = plan_of(&facts, &spec, contents.as_ref());
     if *dry_run {
         return show_plan(&queue, &spec, &facts, &plan, session);
     }
@@ -268,7 +360,8 @@ pub(super) fn again(
     let is_judged = *despite_canary || stored.why.as_deref() != Some(CANARY);
     let caution = Caution { is_judged, ..spec.caution(stored.watermark) };
     let bring_back = *bring_back;
-    let job = Job { queue, spec, stored, is_new: false, bring_back, facts, plan, caution };
+    let job =
+        Job { queue, spec, stored, is_new: false, bring_back, contents, facts, plan, caution };
     execute(job, &connector, session)
 }
 
@@ -280,14 +373,18 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     for warning in &job.plan.warnings {
         session.ui.warning(warning);
     }
-    let mut view = view_of(&job.queue, &job.spec.target()?, &job.facts, &job.plan);
+    let mut view = view_of(&job.queue, &job.spec, &job.facts, &job.plan)?;
     let id = job.stored.id.clone();
+    if let Some(contents) = &job.contents {
+        view.not_selected(contents);
+    }
     let most = job.plan.rules.watermark.min(job.facts.ready);
     let bar = Progress::new(&session.ui, Some(most), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
-    let watched = result?;
+    let (watched, gone) = result?;
     view.run.clone_from(&id);
+    view.gone = gone;
     view.take(&watched);
     session.ui.report(&view)?;
     let status = status(&watched, session.stop.status());
@@ -305,20 +402,21 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     Ok(status)
 }
 
+/// What the run did, and how many of the letters it was to take back were not there any more.
 async fn carry_out(
     job: Job,
     connector: &Connector,
     settings: &Settings,
     session: &Session,
     bar: &Progress,
-) -> Result<Watched, CliError> {
-    let Job { queue, spec, mut stored, is_new, bring_back, facts, plan, caution } = job;
+) -> Result<(Watched, Option<u64>), CliError> {
+    let Job { queue, spec, mut stored, is_new, bring_back, contents, facts, plan, caution } = job;
     let broker = connector.connect().await?;
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
     let clock = Arc::clone(&session.clock);
     let vhost = broker.identity().vhost.to_string();
     let run = stored.id.clone();
-    let begin = if is_new {
+    if is_new {
         if [".newcomers", ".back"].iter().any(|part| run.ends_with(part)) {
             let message =
                 format!("a run cannot be called `{run}`: that is the name of a part of one");
@@ -338,12 +436,13 @@ async fn carry_out(
                 .hint(format!("`nexusctl dlq resume {other}` brings them back")));
         }
         stored.vhost.clone_from(&vhost);
-        Begin::New(Box::new(stored))
-    } else {
-        Begin::Again
-    };
+    }
+    if let Some(queue) = &facts.declares {
+        let definition = QueueDefinition::durable(queue.clone(), declared_type(&facts));
+        broker.change(&Change::DeclareQueue(definition)).await?;
+    }
     let options = ReplayOptions {
-        run,
+        run: run.clone(),
         queue: queue.clone(),
         target: spec.target()?,
         park: spec.park.clone(),
@@ -355,10 +454,11 @@ async fn carry_out(
             OrderSpec::Queue | OrderSpec::None | OrderSpec::Strict => None,
         },
         rules: plan.rules,
-        is_quorum: facts.queue_type == Some(QueueType::Quorum),
+        is_quorum: contents.is_none() && facts.queue_type == Some(QueueType::Quorum),
         looks: plan.looks,
+        numbered: contents.is_some(),
         login: connector.login().map(str::to_owned),
-        restore_ttl: spec.restore_ttl,
+        dress: spec.dress(),
         rate: spec.rate,
         stream: (plan.mode == Mode::Stream)
             .then_some(FromStream { from: spec.from, wait: STREAM_SILENCE }),
@@ -375,13 +475,33 @@ async fn carry_out(
         most_back: caution.most_back,
     };
     let mut selector = Selector::new(&spec.selection(), &vhost, &queue)?;
+    let undone = spec.undoes.as_deref().filter(|_| spec.verb == Verb::Undo);
     let mut wants = |position, _: &LetterId, delivery: &Delivery| {
+        if spec.verb.reads_bundle() {
+            // Only what is selected comes.
+            return Ok(true);
+        }
+        if undone.is_some() {
+            let sent_by = delivery.message.properties.header(RUN).and_then(FieldValue::as_text);
+            return Ok(sent_by == undone);
+        }
         selector.wants(position, delivery).map_err(|error| error.to_string())
     };
     let mut progress = |looked, _| bar.at(looked);
+    let into = spec.bundle.as_deref().filter(|_| spec.verb.writes_bundle());
+    let into = into.map(|path| bundles::into(path, &queue, &stored, is_new));
+    let begin = if is_new { Begin::New(Box::new(stored)) } else { Begin::Again };
+    let to_broker = ToBroker(&*broker);
+    let from_bundle = contents.map(|contents| BundleSource::new(&*broker, contents));
     let scene = Scene {
-        broker: &*broker,
-        copies_to: &ToBroker(&*broker),
+        broker: match &from_bundle {
+            Some(bundle) => bundle,
+            None => &*broker,
+        },
+        copies_to: match &into {
+            Some(bundle) => bundle,
+            None => &to_broker,
+        },
         journal: &journal,
         clock: &clock,
         stop: session.stop.job(),
@@ -394,5 +514,31 @@ async fn carry_out(
         _ => run_with_caution(&scene, begin, &options, &caution, &mut wants, &mut progress).await?,
     };
     let _ = broker.close().await;
-    Ok(watched)
+    let gone = match undone {
+        Some(undone) if watched.report.ended == End::All => {
+            not_there(&journal, undone, &queue, &watched.report)?
+        }
+        _ => None,
+    };
+    Ok((watched, gone))
+}
+
+/// How many letters that `undone` sent to `queue` are not there any more, nor taken back before.
+fn not_there(
+    journal: &Journal,
+    undone: &str,
+    queue: &QueueName,
+    report: &ReplayReport,
+) -> Result<Option<u64>, CliError> {
+    let sent = journal.went_to(undone, &format!("queue {queue}"))?;
+    let mut found = report.counts.returned + report.counts.nacked + report.counts.not_sent;
+    for run in journal.runs(u32::MAX)? {
+        let spec: Option<RunSpec> = serde_json::from_str(&run.request).ok();
+        let undoes = spec.is_some_and(|spec| spec.undoes.as_deref() == Some(undone));
+        if undoes && run.queue == queue.as_str() {
+            let tally = journal.tally(&run.id)?;
+            found += tally.confirmed + tally.skipped;
+        }
+    }
+    Ok(Some(sent.saturating_sub(found)))
 }

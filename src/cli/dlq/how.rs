@@ -15,8 +15,6 @@ use super::selection::SelectionArgs;
 /// Which letters, where to and how.
 #[derive(Clone, Debug, Args)]
 pub(super) struct HowArgs {
-    #[command(flatten)]
-    letters: SelectionArgs,
     /// All of them to this queue
     #[arg(long, value_name = "QUEUE", conflicts_with_all = ["via_exchange", "to_exchange"])]
     to: Option<QueueName>,
@@ -35,12 +33,24 @@ pub(super) struct HowArgs {
     /// Give letters the time to live back that they had before they died
     #[arg(long)]
     restore_ttl: bool,
+    /// Leave the x-death headers on the letters: a broker before 4.0 goes on counting by them
+    #[arg(long)]
+    keep_x_death: bool,
     #[command(flatten)]
-    pace: PaceArgs,
+    means: MeansArgs,
     #[command(flatten)]
     reach: ReachArgs,
     #[command(flatten)]
     caution: CautionArgs,
+}
+
+/// Which letters, how fast and in spite of what: what every run over a queue takes.
+#[derive(Clone, Debug, Args)]
+pub(super) struct MeansArgs {
+    #[command(flatten)]
+    letters: SelectionArgs,
+    #[command(flatten)]
+    pace: PaceArgs,
     #[command(flatten)]
     overrides: OverrideArgs,
 }
@@ -116,7 +126,7 @@ fn ms(duration: HumanDuration) -> u64 {
 }
 
 /// What to go on in spite of.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 pub(super) struct OverrideArgs {
     /// Work beside other consumers of the queue; what they hold is left out
     #[arg(long)]
@@ -132,6 +142,43 @@ pub(super) struct OverrideArgs {
     min_lives: u64,
 }
 
+impl PaceArgs {
+    /// Writes it into a request.
+    pub(super) fn apply(&self, spec: &mut RunSpec) {
+        let PaceArgs { order, window, rate } = self.clone();
+        (spec.order, spec.window, spec.rate) = (order, window, rate);
+    }
+}
+
+impl OverrideArgs {
+    /// Writes it into a request.
+    pub(super) fn apply(&self, spec: &mut RunSpec) {
+        let OverrideArgs { alongside, allow_expiry, allow_loss, min_lives } = *self;
+        spec.alongside = alongside;
+        spec.allow_expiry = allow_expiry;
+        spec.allow_loss = allow_loss;
+        spec.min_lives = min_lives;
+    }
+}
+
+impl MeansArgs {
+    /// The run that `spec` begins to ask for, of the letters in `queue`.
+    pub(super) fn spec(
+        &self,
+        mut spec: RunSpec,
+        queue: &QueueName,
+        session: &mut Session,
+    ) -> Result<RunSpec, CliError> {
+        self.pace.apply(&mut spec);
+        self.overrides.apply(&mut spec);
+        // Before standard input is read for the selection.
+        spec.check(queue)?;
+        spec.selection = self.letters.selection(session)?;
+        spec.check(queue)?;
+        Ok(spec)
+    }
+}
+
 impl HowArgs {
     /// What the run is asked to do to the letters in `queue`.
     pub(super) fn spec(
@@ -141,37 +188,30 @@ impl HowArgs {
         session: &mut Session,
     ) -> Result<RunSpec, CliError> {
         let HowArgs {
-            letters,
             to,
             via_exchange,
             to_exchange,
             max_replays,
             park,
             restore_ttl,
-            pace: PaceArgs { order, window, rate },
+            keep_x_death,
+            means,
             reach: ReachArgs { within, from, staged, most_held, max_hold },
             caution: CautionArgs { ramp, canary, wait, max_return, verify },
-            overrides: OverrideArgs { alongside, allow_expiry, allow_loss, min_lives },
         } = self.clone();
-        let mut spec = RunSpec {
+        let spec = RunSpec {
             verb,
             to,
             via_exchange,
             to_exchange,
             max_replays,
             park,
-            order,
-            window,
-            rate,
             ramp_ms: ramp.map_or(0, ms),
             canary: canary.map(|letters| CanarySpec { letters, wait_ms: ms(wait) }),
             max_return_percent: max_return,
             verify_ms: verify.map(ms),
             restore_ttl,
-            alongside,
-            allow_expiry,
-            allow_loss,
-            min_lives,
+            keep_x_death,
             within,
             from,
             max_hold_ms: max_hold.map(ms),
@@ -179,10 +219,7 @@ impl HowArgs {
             staged,
             ..RunSpec::default()
         };
-        spec.check(queue)?;
-        spec.selection = letters.selection(session)?;
-        spec.check(queue)?;
-        Ok(spec)
+        means.spec(spec, queue, session)
     }
 }
 

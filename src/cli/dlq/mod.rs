@@ -1,6 +1,8 @@
-//! `nexusctl dlq …`: dead letters, seen without harm, understood, and replayed without losing one.
+//! `nexusctl dlq …`: dead letters, seen without harm, understood, and replayed, moved or put into files
+//! without losing one.
 
 mod audit;
+mod browse;
 mod diff;
 mod doctor;
 mod groups;
@@ -8,6 +10,9 @@ mod incident;
 mod label;
 mod letters;
 mod list;
+mod bundles;
+mod import;
+mod moves;
 mod scan;
 mod scans;
 pub(in crate::cli) mod selection;
@@ -20,6 +25,7 @@ mod report;
 mod resume;
 mod run;
 mod runs;
+mod undo;
 mod watch;
 
 use clap::{Args, Subcommand};
@@ -68,17 +74,33 @@ enum DlqCommand {
     Letters(letters::LettersArgs),
     /// Explain one letter: its journey, its properties, its body
     Show(show::ShowArgs),
+    /// Walk through groups and letters on the terminal, and mark some for a plan
+    Browse(browse::BrowseArgs),
     /// Show what two letters differ in
     Diff(diff::DiffArgs),
     /// Find where this topology loses dead letters, and the traps of this broker's version
     Doctor(doctor::DoctorArgs),
     /// Send letters back to where they are worked on, each acked only after it is confirmed there
     Replay(Box<replay::ReplayArgs>),
-    /// Go on with a replay that was stopped or killed
+    /// Move letters to another queue, dead as they are
+    Move(Box<moves::MoveArgs>),
+    /// Copy letters to another queue; they stay as well
+    Copy(Box<moves::CopyArgs>),
+    /// Put letters aside, into a queue that is declared when it is not there
+    Park(Box<moves::ParkArgs>),
+    /// Take letters off the queue, each into a file first
+    Drop(Box<bundles::DropArgs>),
+    /// Write letters into a file; they stay as well
+    Export(Box<bundles::ExportArgs>),
+    /// Put letters of a file back into their queue, or to where they are worked on
+    Import(Box<import::ImportArgs>),
+    /// Take back what a replay, a move, a park or a drop did
+    Undo(Box<undo::UndoArgs>),
+    /// Go on with a run that was stopped or killed
     Resume(resume::ResumeArgs),
-    /// List replays
+    /// List runs: replays, moves, drops and the like
     Runs(runs::RunsArgs),
-    /// Look at one replay
+    /// Look at one run
     Run(run::RunArgs),
     /// Watch depth, deaths a minute and age, and tell others when it is too much
     Watch(Box<watch::WatchArgs>),
@@ -99,9 +121,17 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Label(args) => label::run(&args, session),
         DlqCommand::Letters(args) => letters::run(args, session),
         DlqCommand::Show(args) => show::run(&args, session),
+        DlqCommand::Browse(args) => browse::run(&args, session),
         DlqCommand::Diff(args) => diff::run(&args, session),
         DlqCommand::Doctor(args) => doctor::run(&args, session),
         DlqCommand::Replay(args) => replay::run(&args, session),
+        DlqCommand::Move(args) => moves::run_move(&args, session),
+        DlqCommand::Copy(args) => moves::run_copy(&args, session),
+        DlqCommand::Park(args) => moves::run_park(&args, session),
+        DlqCommand::Drop(args) => bundles::run_drop(&args, session),
+        DlqCommand::Export(args) => bundles::run_export(&args, session),
+        DlqCommand::Import(args) => import::run(&args, session),
+        DlqCommand::Undo(args) => undo::run(&args, session),
         DlqCommand::Resume(args) => resume::run(&args, session),
         DlqCommand::Runs(args) => runs::run(&args, session),
         DlqCommand::Run(args) => run::run(args, session),

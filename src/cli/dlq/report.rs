@@ -4,11 +4,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::id::QueueName;
+use crate::deadletter::bundle_source::Contents;
 use crate::deadletter::replay::address::Target;
 use crate::deadletter::replay::caution::{Verdict, Watched};
 use crate::deadletter::replay::machine::End;
 use crate::deadletter::replay::plan::{Facts, Plan};
+use crate::deadletter::replay::spec::{RunSpec, Verb};
 
+use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View, count};
 
@@ -51,14 +54,18 @@ impl VerdictView {
     }
 }
 
-/// What was, or would be, replayed.
+/// What a run did to letters, or would do.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayView {
     /// The run; empty when nothing was to be changed.
     pub(super) run: String,
-    /// The queue that the letters are in.
+    /// What becomes of the letters: `replay`, `move`, `copy`, `drop`, `export`, `park`, `import` or `undo`.
+    verb: &'static str,
+    /// The queue that the letters are in; of an import that which they lay in.
     queue: String,
+    /// The bundle that the letters go into or come from.
+    bundle: Option<String>,
     /// Where they go, in words.
     target: String,
     /// Letters that waited when it began.
@@ -70,7 +77,7 @@ pub struct ReplayView {
     window: u64,
     /// Letters looked at.
     looked_at: u64,
-    /// Letters confirmed at their target.
+    /// Letters confirmed at their target; in a bundle, those that are on the disk.
     replayed: u64,
     /// Letters confirmed where worn out ones are put.
     parked: u64,
@@ -82,6 +89,11 @@ pub struct ReplayView {
     nowhere: u64,
     /// Of these, those for which the condition failed.
     filter_errors: u64,
+    /// Of the letters that an undone run had sent, those that are not there any more; null when it is not
+    /// known.
+    pub(super) gone: Option<u64>,
+    /// Letters that went otherwise than they lay: with a user id that is not ours, or with CC or BCC.
+    altered: u64,
     /// Left: replayed too often.
     worn_out: u64,
     /// Left: behind one that could not go.
@@ -122,6 +134,10 @@ impl View for ReplayView {
     fn text(&self, page: &mut Page) {
         let queue = page.style.strong(&self.queue);
         let letters = |number: u64| count(number, "letter");
+        let from = match &self.bundle {
+            Some(bundle) if self.verb == Verb::Import.as_str() => format!("bundle {bundle}"),
+            _ => format!("queue {queue}"),
+        };
         if self.dry_run {
             let what = match self.mode {
                 "drain" => "all go",
@@ -129,19 +145,15 @@ impl View for ReplayView {
                 "staged" => "what stays waits in a queue of its own, and is brought back",
                 _ => "what stays is held",
             };
-            page.line(format!(
-                "queue {queue}: {} would go to {}",
-                letters(self.ready),
-                self.target
-            ));
+            page.line(format!("{from}: {} would go to {}", letters(self.ready), self.target));
             page.line(format!("{what}; at most {} would come twice after a kill", self.window));
         } else {
             let went = letters(self.replayed);
-            page.line(format!("run {}: {went} of queue {queue} to {}", self.run, self.target));
+            page.line(format!("run {}: {went} of {from} to {}", self.run, self.target));
         }
         for (number, what) in [
             (self.parked, "put aside: replayed too often"),
-            (self.skipped, "acked without another copy: confirmed before the crash"),
+            (self.skipped, "not sent again: confirmed before the crash"),
             (self.not_wanted - self.nowhere.min(self.not_wanted), "left: not selected"),
             (self.nowhere, "left: nothing tells where else it belongs"),
             (self.worn_out, "left: replayed too often"),
@@ -152,7 +164,12 @@ impl View for ReplayView {
             (self.nacked, "left: the copy was refused"),
             (self.not_sent, "left: not sent any more"),
             (self.in_doubt, "left, and the copy may have arrived"),
-            (self.in_both, "replayed, and may still be in the queue as well"),
+            (self.in_both, "confirmed, and may still be in the queue as well"),
+            (self.gone.unwrap_or_default(), "not there any more"),
+            (
+                self.altered,
+                "without CC, BCC or a user id that are not ours to send; see their headers",
+            ),
         ] {
             if number > 0 {
                 page.line(format!("{} {what}", letters(number)));
@@ -176,26 +193,36 @@ impl View for ReplayView {
     }
 }
 
-pub(super) fn in_words(target: &Target) -> String {
-    match target {
+/// Where the letters go, for people.
+///
+/// # Errors
+/// When that is written wrongly.
+pub(super) fn in_words(spec: &RunSpec) -> Result<String, CliError> {
+    Ok(match spec.target()? {
+        Target::Bundle => match &spec.bundle {
+            Some(path) => format!("bundle {}", path.display()),
+            None => "a bundle".to_owned(),
+        },
         Target::Origin => "the queue each died in".to_owned(),
         Target::Queue(queue) => format!("queue {queue}"),
         Target::OriginExchange => "the exchange each was published to".to_owned(),
         Target::Exchange(exchange, None) => format!("exchange {exchange}"),
         Target::Exchange(exchange, Some(key)) => format!("exchange {exchange} with key {key}"),
-    }
+    })
 }
 
 pub(super) fn view_of(
     queue: &QueueName,
-    target: &Target,
+    spec: &RunSpec,
     facts: &Facts,
     plan: &Plan,
-) -> ReplayView {
-    ReplayView {
+) -> Result<ReplayView, CliError> {
+    Ok(ReplayView {
         run: String::new(),
+        verb: spec.verb.as_str(),
         queue: queue.to_string(),
-        target: in_words(target),
+        bundle: spec.bundle.as_ref().map(|path| path.display().to_string()),
+        target: in_words(spec)?,
         ready: facts.ready,
         mode: plan.mode.as_str(),
         window: plan.rules.window,
@@ -206,6 +233,8 @@ pub(super) fn view_of(
         not_wanted: 0,
         nowhere: 0,
         filter_errors: 0,
+        gone: None,
+        altered: 0,
         worn_out: 0,
         behind: 0,
         rested: 0,
@@ -222,20 +251,30 @@ pub(super) fn view_of(
         stopped: Vec::new(),
         warnings: Vec::new(),
         dry_run: true,
-    }
+    })
 }
 
 impl ReplayView {
+    /// Of a bundle only what is selected comes; the others are counted here.
+    pub(super) fn not_selected(&mut self, contents: &Contents) {
+        self.not_wanted = contents.letters - contents.wanted.min(contents.letters);
+        if let Some(error) = &contents.first_filter_error {
+            let number = count(contents.filter_errors, "letter");
+            self.warnings.push(format!("the condition failed for {number}: {error}"));
+        }
+    }
+
     pub(super) fn take(&mut self, watched: &Watched) {
         let report = &watched.report;
         self.canary = watched.canary.as_ref().map(VerdictView::new);
         self.outcome = watched.outcome.as_ref().map(VerdictView::new);
         let counts = report.counts;
         self.looked_at = counts.looked;
-        self.replayed = counts.replayed;
+        self.replayed = counts.replayed + counts.copied;
         self.parked = counts.parked;
         self.skipped = counts.skipped;
-        self.not_wanted = counts.not_wanted;
+        self.not_wanted += counts.not_wanted;
+        self.altered = report.altered;
         self.nowhere = report.nowhere;
         self.filter_errors = report.filter_errors;
         self.worn_out = counts.worn_out;
@@ -326,7 +365,7 @@ pub(super) fn status(watched: &Watched, stopped: ExitStatus) -> ExitStatus {
     if report.ended == End::Stopped && !report.lives_at_risk && !report.held_too_long {
         return stopped;
     }
-    if counts.replayed + counts.parked + counts.skipped > 0 {
+    if counts.replayed + counts.copied + counts.parked + counts.skipped > 0 {
         return ExitStatus::Partly;
     }
     match report.ended {

@@ -1,4 +1,4 @@
-//! `dlq resume`: a replay that was stopped or killed goes on, by what its journal has.
+//! `dlq resume`: a run that was stopped or killed goes on, by what its journal has.
 
 use clap::Args;
 
@@ -62,7 +62,7 @@ pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus
             );
             Err(CliError::failed(message)
                 .object(&stored.id)
-                .hint("resume that one, or replay what is left with `nexusctl dlq replay`"))
+                .hint("resume that one, or begin a new run for what is left"))
         }
         Phase::Done => {
             session.ui.status(format!("run {} is done already", stored.id));

@@ -1,4 +1,4 @@
-//! `dlq run show`: what one replay did, and which letters may have come twice.
+//! `dlq run show`: what one run did, and which letters may have come twice.
 
 use clap::{Args, Subcommand};
 use schemars::JsonSchema;
@@ -134,7 +134,7 @@ impl ReplayRunView {
         ReplayRunView {
             run,
             why,
-            replayed: tally.confirmed + tally.skipped,
+            replayed: tally.confirmed + tally.skipped + tally.copied,
             skipped: tally.skipped,
             parked: tally.parked,
             held: tally.held,
@@ -155,7 +155,16 @@ impl View for ReplayRunView {
         let run = &self.run;
         let name = page.style.strong(&run.run);
         let waited = count(run.ready, "letter");
-        page.line(format!("run {name} of queue {} ({}): {waited} waited", run.queue, run.phase));
+        page.line(format!(
+            "run {name}, {} of queue {} ({}): {waited} waited",
+            run.verb, run.queue, run.phase
+        ));
+        if let Some(bundle) = &run.bundle {
+            page.line(format!("bundle {bundle}"));
+        }
+        if let Some(undone) = &run.undoes {
+            page.line(format!("undoes run {undone}"));
+        }
         page.line(format!(
             "begun {} by {}, {}",
             run.started,
@@ -174,8 +183,8 @@ impl View for ReplayRunView {
             page.line(format!("reason: {reason}"));
         }
         for (number, what) in [
-            (self.replayed, "replayed"),
-            (self.skipped, "of these acked without another copy"),
+            (self.replayed, "confirmed at their target"),
+            (self.skipped, "of these not sent again after a crash"),
             (self.parked, "put aside"),
             (self.held, "left"),
             (self.returned, "returned: no queue took the copy"),

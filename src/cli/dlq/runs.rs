@@ -1,9 +1,10 @@
-//! `dlq runs`: replays that the journal has.
+//! `dlq runs`: runs over dead letters that the journal has.
 
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::deadletter::replay::spec::RunSpec;
 use crate::deadletter::replay::store::{Journal, Stage, StoredRun};
 
 use crate::cli::error::CliError;
@@ -26,6 +27,12 @@ pub(super) struct RunsArgs {
 pub(super) struct RunRow {
     /// Its name.
     pub(super) run: String,
+    /// What became of the letters: `replay`, `move`, `drop` and so on.
+    pub(super) verb: &'static str,
+    /// The bundle that they went into or came from.
+    pub(super) bundle: Option<String>,
+    /// The run that was undone.
+    pub(super) undoes: Option<String>,
     /// The queue that the letters were in.
     pub(super) queue: String,
     /// The vhost.
@@ -53,8 +60,13 @@ pub(super) struct RunRow {
 
 impl From<&StoredRun> for RunRow {
     fn from(run: &StoredRun) -> Self {
+        // What cannot be read was written by a later version; the rest is shown all the same.
+        let spec: RunSpec = serde_json::from_str(&run.request).unwrap_or_default();
         RunRow {
             run: run.id.clone(),
+            verb: spec.verb.as_str(),
+            bundle: spec.bundle.map(|path| path.display().to_string()),
+            undoes: spec.undoes,
             queue: run.queue.clone(),
             vhost: run.vhost.clone(),
             broker: run.broker.clone(),
@@ -89,6 +101,7 @@ impl View for ReplayRunsView {
         let rows = self.runs.iter().map(|row| {
             [
                 row.run.clone(),
+                row.verb.to_owned(),
                 row.queue.clone(),
                 row.phase.to_owned(),
                 row.ready.to_string(),
@@ -96,7 +109,10 @@ impl View for ReplayRunsView {
                 row.reason.clone().unwrap_or_default(),
             ]
         });
-        page.table(["RUN", "QUEUE", "PHASE", "LETTERS", "STARTED", "REASON"], rows.collect());
+        page.table(
+            ["RUN", "VERB", "QUEUE", "PHASE", "LETTERS", "STARTED", "REASON"],
+            rows.collect(),
+        );
     }
 }
 

@@ -1,5 +1,5 @@
-//! What is published for a letter: the message as it was before it died, with its story in headers of
-//! ours.
+//! What is published for a letter: mostly the message as it was before it died, with its story in headers
+//! of ours.
 //!
 //! Pure. Whatever the broker or a worker added by dying is moved into one entry of `x-nexus-history`,
 //! so that the message begins anew on every version, and whatever is changed is kept there too:
@@ -37,8 +37,36 @@ pub const JOURNEYS: usize = 8;
 /// Bytes that the history may have: all headers have to fit into one frame of 128 KiB.
 const HISTORY_SIZE: usize = 48 * 1024;
 
-const DEATHS: [&str; 4] = ["x-death", "x-delivery-count", "x-acquired-count", "x-stream-offset"];
-const DEATHS_BEGIN: [&str; 3] = ["x-first-death-", "x-last-death-", "x-nexus-death-"];
+/// What a queue writes on a letter that lies in it: published, it would be taken for the next queue's.
+const OF_THE_QUEUE: [&str; 3] = ["x-delivery-count", "x-acquired-count", "x-stream-offset"];
+/// What a broker writes on a letter that dies.
+const DEATH: &str = "x-death";
+const DEATHS_BEGIN: [&str; 2] = ["x-first-death-", "x-last-death-"];
+/// What a worker writes on it.
+const OUR_DEATHS_BEGIN: &str = "x-nexus-death-";
+
+/// Headers that send a message to further queues, and what they are called where they must not.
+const COPIES: [(&str, &str); 2] = [("CC", ORIGINAL_CC), ("BCC", ORIGINAL_BCC)];
+
+/// As what a letter is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dress {
+    /// As a message that begins anew.
+    Replay {
+        /// With the time to live that it had before it died.
+        restore_ttl: bool,
+        /// With what the broker wrote when it died, so that an old broker goes on counting.
+        keep_deaths: bool,
+    },
+    /// As the dead letter that it is, with a note of where it was.
+    Moved,
+    /// Not changed in anything, into a file.
+    Kept,
+    /// As it is in a file, from there to a queue.
+    AsItIs,
+    /// As it lay where the run that sent it had taken it from.
+    AsItLay,
+}
 
 /// Where letters go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +79,8 @@ pub enum Target {
     OriginExchange,
     /// All to this exchange, with this key or each with its own.
     Exchange(ExchangeName, Option<RoutingKey>),
+    /// Into a bundle, each with the exchange and the key that it came with.
+    Bundle,
 }
 
 /// Why a letter has nowhere to go.
@@ -73,8 +103,8 @@ pub struct Sender {
     pub target: Target,
     /// Our login: the only one that a message may carry.
     pub login: Option<String>,
-    /// Give back the time to live that it had before it died.
-    pub restore_ttl: bool,
+    /// As what it goes.
+    pub dress: Dress,
 }
 
 impl Sender {
@@ -84,13 +114,18 @@ impl Sender {
     /// When there is no such place.
     pub fn address(&self, delivery: &Delivery) -> Result<(ExchangeName, RoutingKey), Nowhere> {
         let to_queue = |queue: &QueueName| {
-            if *queue == self.queue {
+            // What comes from a file may well go to the queue it once lay in.
+            if *queue == self.queue && self.dress != Dress::AsItIs {
                 return Err(Nowhere::Circular);
             }
             Ok((ExchangeName::default_exchange(), queue.as_routing_key()))
         };
         let origin = origin(&delivery.message.properties);
+        if self.dress == Dress::AsItLay && as_it_lay(&delivery.message).is_none() {
+            return Err(Nowhere::NoOrigin);
+        }
         match &self.target {
+            Target::Bundle => Ok((delivery.exchange.clone(), delivery.routing_key.clone())),
             Target::Queue(queue) => to_queue(queue),
             Target::Origin => to_queue(&origin.ok_or(Nowhere::NoOrigin)?.queue),
             Target::Exchange(exchange, Some(key)) => Ok((exchange.clone(), key.clone())),
@@ -131,8 +166,36 @@ impl Sender {
         }
     }
 
+    /// Whether `delivery` cannot go as it is or as it lay: it would go to further queues, or the broker
+    /// does not take its user id from us.
+    pub fn alters(&self, delivery: &Delivery) -> bool {
+        let mut message = match self.dress {
+            Dress::Replay { .. } | Dress::Moved | Dress::Kept => return false,
+            Dress::AsItIs => delivery.message.clone(),
+            Dress::AsItLay => match as_it_lay(&delivery.message) {
+                Some(message) => message,
+                None => return false,
+            },
+        };
+        make_fit(&mut message, self.login.as_deref())
+    }
+
     fn message(&self, delivery: &Delivery, key: &LetterId) -> Message {
         let mut message = delivery.message.clone();
+        let (restore_ttl, begins_anew, keep_deaths) = match self.dress {
+            Dress::Replay { restore_ttl, keep_deaths } => (restore_ttl, true, keep_deaths),
+            Dress::Moved => (false, false, true),
+            Dress::Kept => return message,
+            Dress::AsItIs => {
+                make_fit(&mut message, self.login.as_deref());
+                return message;
+            }
+            Dress::AsItLay => {
+                message = as_it_lay(&message).unwrap_or(message);
+                make_fit(&mut message, self.login.as_deref());
+                return message;
+            }
+        };
         let properties = &mut message.properties;
         let origin = origin(properties);
         let known = deaths(properties);
@@ -152,15 +215,18 @@ impl Sender {
         };
         let before: Vec<String> = change.headers.iter().map(|(name, _)| name.to_owned()).collect();
         for name in before {
-            let is_death = DEATHS.contains(&name.as_str())
-                || DEATHS_BEGIN.iter().any(|begin| name.starts_with(begin))
-                || name == ATTEMPTS
-                || name == FIRST_ATTEMPT;
-            if is_death {
+            let is_death =
+                name == DEATH || DEATHS_BEGIN.iter().any(|begin| name.starts_with(begin));
+            let is_ours =
+                name.starts_with(OUR_DEATHS_BEGIN) || name == ATTEMPTS || name == FIRST_ATTEMPT;
+            if OF_THE_QUEUE.contains(&name.as_str())
+                || is_death && !keep_deaths
+                || is_ours && begins_anew
+            {
                 change.take(&name);
             }
         }
-        for (name, kept) in [("CC", ORIGINAL_CC), ("BCC", ORIGINAL_BCC)] {
+        for (name, kept) in COPIES {
             if let Some(keys) = change.take(name) {
                 change.set(kept, keys);
             }
@@ -179,7 +245,7 @@ impl Sender {
         let had_ttl = known.first().and_then(|newest| newest.original_expiration.clone());
         let written = change.headers.get(ORIGIN_EXPIRATION).and_then(FieldValue::as_text);
         let had_ttl = written.map(str::to_owned).or(had_ttl);
-        if self.restore_ttl {
+        if restore_ttl {
             properties.expiration.clone_from(&had_ttl);
         }
         if let Some(user) = properties.user_id.take() {
@@ -207,8 +273,10 @@ impl Sender {
         }
         change.set(RUN, self.run.as_str());
         change.set(REPLAY_KEY, key.as_str());
-        let count = i64::try_from(replays.saturating_add(1)).unwrap_or(i64::MAX);
-        change.set(REPLAY_COUNT, count);
+        if begins_anew {
+            let count = i64::try_from(replays.saturating_add(1)).unwrap_or(i64::MAX);
+            change.set(REPLAY_COUNT, count);
+        }
         if change.headers.get(HISTORY).is_some() {
             // Somebody else's idea of a history.
             change.take(HISTORY);
@@ -281,6 +349,39 @@ fn size(value: &FieldValue) -> usize {
     }
 }
 
+/// Makes a letter fit to be published as it is; whether anything of it had to give way, which is then kept
+/// in a header of ours. What its queue wrote on it is left out, for that is the next queue's to write.
+fn make_fit(message: &mut Message, login: Option<&str>) -> bool {
+    let properties = &mut message.properties;
+    let mut altered = false;
+    if let Some(headers) = &mut properties.headers {
+        let mut removed = false;
+        for name in OF_THE_QUEUE {
+            removed |= headers.remove(name).is_some();
+        }
+        if removed && headers.is_empty() {
+            properties.headers = None;
+        }
+    }
+    if let Some(headers) = &mut properties.headers {
+        for (name, kept) in COPIES {
+            if let Some(keys) = headers.remove(name) {
+                headers.insert(kept, keys);
+                altered = true;
+            }
+        }
+    }
+    if let Some(user) = properties.user_id.take() {
+        if login == Some(user.as_str()) {
+            properties.user_id = Some(user);
+        } else {
+            properties.headers_mut().insert(ORIGINAL_USER_ID, user);
+            altered = true;
+        }
+    }
+    altered
+}
+
 /// The letter as it lay in its queue, from what was published for it; older journeys that the history
 /// has no room for are missing in it. `None` when the message was not published by a replay.
 pub fn as_it_lay(published: &Message) -> Option<Message> {
@@ -289,6 +390,10 @@ pub fn as_it_lay(published: &Message) -> Option<Message> {
     let Some(FieldValue::Array(mut history)) = headers.remove(HISTORY) else { return None };
     let Some(FieldValue::Table(journey)) = history.pop() else { return None };
     let Some(FieldValue::Array(added)) = journey.get("added") else { return None };
+    // Published without them: these are of the queue that it lies in now.
+    for name in OF_THE_QUEUE {
+        headers.remove(name);
+    }
     let text = |name: &str| journey.get(name).and_then(FieldValue::as_text).map(str::to_owned);
     if let Some(user) = headers.get(ORIGINAL_USER_ID).and_then(FieldValue::as_text)
         && added.iter().any(|name| name.as_text() == Some(ORIGINAL_USER_ID))
@@ -333,7 +438,7 @@ mod tests {
             queue: QueueName::new("dead").unwrap(),
             target,
             login: Some("me".to_owned()),
-            restore_ttl: false,
+            dress: Dress::Replay { restore_ttl: false, keep_deaths: false },
         }
     }
 
@@ -422,9 +527,46 @@ mod tests {
         assert_eq!(properties.header("own"), Some(&FieldValue::Int16(7)));
         assert_eq!((properties.delivery_mode, &properties.user_id), (Some(2), &None));
         assert_eq!(properties.expiration, None);
-        let restored = Sender { restore_ttl: true, ..sender(Target::Origin) };
+        let dress = Dress::Replay { restore_ttl: true, keep_deaths: true };
+        let restored = Sender { dress, ..sender(Target::Origin) };
         let restored = restored.letter(&given, &key()).unwrap();
         assert_eq!(restored.message.properties.expiration.as_deref(), Some("5000"));
+        let kept = |name| restored.message.properties.header(name).is_some();
+        assert!(kept("x-death") && kept("x-first-death-queue") && !kept("x-nexus-death-reason"));
+    }
+
+    #[test]
+    fn a_moved_letter_is_dead_and_goes_to_no_other_queue() {
+        let given = delivery(dead("jobs"));
+        let moved = Sender { dress: Dress::Moved, ..sender(Target::Origin) };
+        let properties = moved.letter(&given, &key()).unwrap().message.properties;
+        for same in ["x-death", "x-first-death-queue", "x-nexus-death-reason", "own"] {
+            assert_eq!(properties.header(same), given.message.properties.header(same), "{same}");
+        }
+        for gone in ["CC", "x-delivery-count", REPLAY_COUNT] {
+            assert_eq!(properties.header(gone), None, "{gone}");
+        }
+        assert_eq!(properties.header(RUN).and_then(FieldValue::as_text), Some("r1"));
+    }
+
+    #[test]
+    fn from_a_file_a_letter_comes_as_it_was_but_for_what_no_broker_takes() {
+        let queue = QueueName::new("dead").unwrap();
+        let as_it_is = Sender { dress: Dress::AsItIs, ..sender(Target::Queue(queue)) };
+        let mut fit = dead("jobs");
+        fit.properties.user_id = Some("me".to_owned());
+        fit.properties.headers_mut().remove("CC");
+        let mut given = fit.clone();
+        fit.properties.headers_mut().remove("x-delivery-count");
+        let published = as_it_is.letter(&delivery(given.clone()), &key()).unwrap();
+        assert_eq!((published.routing_key.as_str(), &published.message), ("dead", &fit));
+        assert!(!as_it_is.alters(&delivery(given.clone())));
+        given.properties.user_id = Some("somebody".to_owned());
+        let published = as_it_is.letter(&delivery(given.clone()), &key()).unwrap();
+        let user = published.message.properties.header(ORIGINAL_USER_ID);
+        assert_eq!(user.and_then(FieldValue::as_text), Some("somebody"));
+        assert_eq!(published.message.properties.user_id, None);
+        assert!(as_it_is.alters(&delivery(given)));
     }
 
     #[test]
@@ -467,6 +609,10 @@ mod tests {
                 .unwrap();
             prop_assert_eq!(&published.message.body, &message.body);
             prop_assert!(same(&as_it_lay(&published.message).unwrap(), &message));
+            let moved = Sender { dress: Dress::Moved, ..sender(Target::Origin) };
+            let mut moved = moved.parked(&given, &key(), &QueueName::new("q").unwrap()).message;
+            moved.properties.headers_mut().insert("x-delivery-count", 7);
+            prop_assert!(same(&as_it_lay(&moved).unwrap(), &message));
             // And once more, with the history of the first time.
             let mut again = published.message;
             again.properties.headers_mut().insert("x-death", "odd");

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::base::id::QueueName;
 use crate::base::time::HumanDuration;
 use crate::broker::QueueType;
 use crate::delivery::peek::MANY_LIVES;
@@ -47,6 +48,8 @@ pub struct Facts {
     pub forbidden: Vec<String>,
     /// The one target, when there is one.
     pub target: Option<TargetFacts>,
+    /// A queue that is not there, and that the run declares.
+    pub declares: Option<QueueName>,
 }
 
 /// What is known of the target queue.
@@ -169,6 +172,11 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+/// Of what type a queue is that the run declares: as the one that the letters are in.
+pub fn declared_type(facts: &Facts) -> QueueType {
+    facts.queue_type.unwrap_or(QueueType::Classic)
+}
+
 /// How a replay is to be done.
 pub fn plan(facts: &Facts, request: &Request) -> Plan {
     let window = if request.order == Order::Strict { 1 } else { request.window.max(1) };
@@ -215,6 +223,11 @@ pub fn plan(facts: &Facts, request: &Request) -> Plan {
     if let Some(target) = &facts.target {
         let coming = request.first.map_or(ready, |first| first.min(ready));
         way.of_the_target(target, coming, request);
+    }
+    if let Some(queue) = &facts.declares {
+        let kind = declared_type(facts).as_str();
+        way.warnings
+            .push(format!("queue `{queue}` does not exist: it is declared, durable, {kind}"));
     }
     for what in &facts.forbidden {
         way.object(what.clone(), None);

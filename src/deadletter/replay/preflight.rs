@@ -3,8 +3,8 @@
 use crate::base::id::QueueName;
 use crate::broker::effective::compile_pattern;
 use crate::broker::effective::{EffectiveQueue, Overflow};
-use crate::broker::snapshot::Permissions;
-use crate::broker::{Broker, BrokerError, ErrorKind, Product};
+use crate::broker::snapshot::{Permissions, Snapshot};
+use crate::broker::{Broker, BrokerError, ErrorKind, Product, QueueType};
 use crate::deadletter::places::known_keys;
 use crate::topology::view::TopologyView;
 
@@ -12,7 +12,7 @@ use super::address::Target;
 use super::plan::{DeadLettersOf, Facts, TargetFacts};
 use super::rest;
 use super::run::lock_name;
-use super::spec::RunSpec;
+use super::spec::{RunSpec, Verb};
 
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,61 @@ pub async fn facts(
     broker: &dyn Broker,
 ) -> Result<Facts, PreflightError> {
     let depth = broker.depth(queue).await?.ok_or_else(|| missing_queue(queue))?;
+    let identity = broker.identity();
+    let mut facts = Facts {
+        ready: depth.ready,
+        consumers: depth.consumers,
+        takes_back: identity.product == Product::RabbitMq,
+        ..Facts::default()
+    };
+    let snapshot = look_ahead(spec, target, Some(queue), broker, &mut facts).await?;
+    if let Some((snapshot, view)) = &snapshot {
+        let mut states = snapshot.queues.iter();
+        let state = states.find(|state| state.definition.name == *queue);
+        facts.held_by_others = state.and_then(|state| state.unacked);
+        if let Some(permissions) = &snapshot.permissions {
+            let lock = lock_name(identity.vhost.as_str(), queue);
+            facts.forbidden = forbidden(permissions, queue, spec, target, &lock);
+        }
+        if let Some(known) = view.queues.get(queue.as_str()) {
+            let known = &known.effective;
+            facts.queue_type = Some(known.queue_type);
+            facts.single_active_consumer = known.single_active_consumer();
+            facts.delivery_limit = known.delivery_limit().map(u64::from);
+            facts.ttl_ms = known.message_ttl_ms();
+            let drops = known.overflow() == Overflow::DropHead;
+            facts.drops_beyond = known.max_length().filter(|_| drops);
+            facts.has_priorities = known.max_priority().is_some();
+        }
+    }
+    Ok(facts)
+}
+
+/// The same for so many letters of a bundle: there is no queue that they come from.
+///
+/// # Errors
+/// When where they are to go does not exist, or the broker fails.
+pub async fn facts_of_bundle(
+    letters: u64,
+    spec: &RunSpec,
+    target: &Target,
+    broker: &dyn Broker,
+) -> Result<Facts, PreflightError> {
+    // A file has the one order, keeps what it hands out, and nobody else takes from it.
+    let mut facts =
+        Facts { queue_type: Some(QueueType::Classic), ready: letters, ..Facts::default() };
+    look_ahead(spec, target, None, broker, &mut facts).await?;
+    Ok(facts)
+}
+
+/// Looks at where letters are to go, seen from the queue that they lie in.
+async fn look_ahead(
+    spec: &RunSpec,
+    target: &Target,
+    lie_in: Option<&QueueName>,
+    broker: &dyn Broker,
+    facts: &mut Facts,
+) -> Result<Option<(Snapshot, TopologyView)>, PreflightError> {
     if let Some(park) = &spec.park
         && broker.depth(park).await?.is_none()
     {
@@ -71,51 +126,29 @@ pub async fn facts(
     }
     let mut known_target = None;
     match target {
-        Target::Queue(to) => {
-            let depth = broker.depth(to).await?.ok_or_else(|| missing_queue(to))?;
-            known_target = Some((to, depth));
-        }
+        Target::Queue(to) => match broker.depth(to).await? {
+            Some(depth) => known_target = Some((to, depth)),
+            None if spec.verb == Verb::Park => facts.declares = Some(to.clone()),
+            None => return Err(missing_queue(to)),
+        },
         Target::Exchange(exchange, _) if !broker.has_exchange(exchange).await? => {
             let name = exchange.to_string();
             return Err(PreflightError::Missing { noun: Noun::Exchange, name });
         }
         _ => {}
     }
-    let mut permissions = None;
-    let mut held = None;
-    let view = match broker.inspect().await {
+    let around = match broker.inspect().await {
         Ok(snapshot) => {
-            let mut states = snapshot.queues.iter();
-            held = states.find(|state| state.definition.name == *queue).and_then(|s| s.unacked);
-            permissions.clone_from(&snapshot.permissions);
-            Some(TopologyView::of_snapshot(&snapshot))
+            let view = TopologyView::of_snapshot(&snapshot);
+            Some((snapshot, view))
         }
         Err(error) if error.kind == ErrorKind::Unsupported => None,
         Err(error) => return Err(error.into()),
     };
-    let effective = |name: &str| Some(&view.as_ref()?.queues.get(name)?.effective);
-    let identity = broker.identity();
-    let mut facts = Facts {
-        ready: depth.ready,
-        consumers: depth.consumers,
-        held_by_others: held,
-        takes_back: identity.product == Product::RabbitMq,
-        ..Facts::default()
-    };
-    if let Some(permissions) = &permissions {
-        let lock = lock_name(identity.vhost.as_str(), queue);
-        facts.forbidden = forbidden(permissions, queue, spec, target, &lock);
-    }
-    if let Some(known) = effective(queue.as_str()) {
-        facts.queue_type = Some(known.queue_type);
-        facts.single_active_consumer = known.single_active_consumer();
-        facts.delivery_limit = known.delivery_limit().map(u64::from);
-        facts.ttl_ms = known.message_ttl_ms();
-        facts.drops_beyond = known.max_length().filter(|_| known.overflow() == Overflow::DropHead);
-        facts.has_priorities = known.max_priority().is_some();
-    }
+    let view = around.as_ref().map(|(_, view)| view);
     facts.target = known_target.map(|(to, depth)| {
-        let known = effective(to.as_str());
+        let known = view.and_then(|view| view.queues.get(to.as_str()));
+        let known = known.map(|known| &known.effective);
         TargetFacts {
             name: to.to_string(),
             ready: depth.ready,
@@ -124,10 +157,10 @@ pub async fn facts(
                 .filter(|known| known.overflow() == Overflow::DropHead)
                 .and_then(EffectiveQueue::max_length),
             ttl_ms: known.and_then(EffectiveQueue::message_ttl_ms),
-            dead_letters: view.as_ref().and_then(|view| dead_letters_of(view, to, queue)),
+            dead_letters: lie_in.and_then(|queue| dead_letters_of(view?, to, queue)),
         }
     });
-    Ok(facts)
+    Ok(around)
 }
 
 /// Where what dies in `target` goes, seen from the queue that is replayed.
@@ -169,8 +202,8 @@ fn forbidden(
         Target::Queue(_) | Target::Origin => default,
         Target::Exchange(exchange, _) if exchange.as_str().is_empty() => default,
         Target::Exchange(exchange, _) => exchange.as_str(),
-        // Each letter has its own.
-        Target::OriginExchange => "",
+        // Each letter has its own, or none is sent to a broker.
+        Target::OriginExchange | Target::Bundle => "",
     };
     let Permissions { user, configure, write, read } = permissions;
     let lock = format!("nexusctl.lock.{lock}");

@@ -26,7 +26,7 @@ use crate::delivery::stop::{Stop, Wish};
 use crate::message::{FieldTable, FieldValue};
 use crate::storage::StorageError;
 
-use super::address::{RUN, Sender, Target, replays};
+use super::address::{Dress, RUN, Sender, Target, replays};
 use super::caution::MostBack;
 use super::machine::{
     Counts, Effect, End, Entry, Event, Fate, Known, Machine, Order, Position, Rules, Seen, State,
@@ -67,10 +67,12 @@ pub struct ReplayOptions {
     pub is_quorum: bool,
     /// Whether a resumed run looks along the queue first.
     pub looks: bool,
+    /// Whether what letters come from numbers them, the same on every attempt: a bundle does.
+    pub numbered: bool,
     /// Our login.
     pub login: Option<String>,
-    /// Give back the time to live that letters had.
-    pub restore_ttl: bool,
+    /// As what they go.
+    pub dress: Dress,
     /// Messages a second, at most.
     pub rate: Option<f64>,
     /// How the stream is read, when it is one.
@@ -108,6 +110,8 @@ pub struct ReplayReport {
     pub filter_errors: u64,
     /// What the first of these failures was.
     pub first_filter_error: Option<String>,
+    /// Letters that could not go as they were.
+    pub altered: u64,
     /// What the first refusal was.
     pub refusal: Option<String>,
     /// What failed.
@@ -139,6 +143,7 @@ impl Default for ReplayReport {
             nowhere: 0,
             filter_errors: 0,
             first_filter_error: None,
+            altered: 0,
             refusal: None,
             failure: None,
             lives_at_risk: false,
@@ -324,7 +329,7 @@ pub(super) async fn work(
         queue: queue.clone(),
         target: options.target.clone(),
         login: options.login.clone(),
-        restore_ttl: options.restore_ttl,
+        dress: options.dress,
     };
     let mut run = Run {
         broker,
@@ -545,7 +550,10 @@ impl Run<'_> {
             if effects.is_empty() {
                 self.count_back().await;
                 let counts = self.machine.counts();
-                progress(counts.looked, counts.replayed + counts.parked + counts.skipped);
+                progress(
+                    counts.looked,
+                    counts.replayed + counts.copied + counts.parked + counts.skipped,
+                );
                 self.wait(wants, stop).await;
                 continue;
             }
@@ -630,7 +638,9 @@ impl Run<'_> {
         };
         let address = || {
             let (exchange, key) = self.sender.address(&letter.delivery).ok()?;
-            Some(if exchange.as_str().is_empty() {
+            Some(if self.options.target == Target::Bundle {
+                "bundle".to_owned()
+            } else if exchange.as_str().is_empty() {
                 format!("queue {key}")
             } else {
                 format!("exchange {exchange} key {key}")
@@ -711,6 +721,22 @@ impl Run<'_> {
         self.machine.on(Event::Outcome(position, fate));
     }
 
+    /// What the journal has of a letter that its source numbers.
+    fn known_by_number(&mut self, number: Position) -> Option<Known> {
+        match self.journal.state_at(&self.options.run, number) {
+            Ok(state) => state.map(|state| {
+                self.report.recalled += 1;
+                Known { position: number, state }
+            }),
+            Err(error) => {
+                // Without knowing, nothing may go: it would be a second copy.
+                self.fail(&error);
+                self.machine.on(Event::Stop);
+                None
+            }
+        }
+    }
+
     /// Takes in a letter.
     fn take(&mut self, delivery: Delivery, wants: &mut Wants<'_>) {
         let Some(reading) = &mut self.reading else { return self.see(delivery, None, wants) };
@@ -782,6 +808,10 @@ impl Run<'_> {
     }
 
     fn see(&mut self, delivery: Delivery, known: Option<Known>, wants: &mut Wants<'_>) {
+        let known = match known {
+            None if self.options.numbered => self.known_by_number(delivery.tag.tag),
+            known => known,
+        };
         self.quiet_since = Instant::now();
         self.empty_looks = 0;
         self.delivered += 1;
@@ -824,6 +854,7 @@ impl Run<'_> {
             && !is_echo
             && known.is_none_or(|known| !known.state.is_confirmed());
         if goes {
+            self.report.altered += u64::from(self.sender.alters(&delivery));
             self.letters.insert(position, Letter { delivery, key: key.clone() });
         }
         let is_met = self.counts_met && {

@@ -3,6 +3,7 @@
 //! Pure.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::base::id::{ExchangeName, QueueName, RoutingKey};
 use crate::deadletter::{Lanes, Selection};
 use crate::delivery::pace::Pace;
 
-use super::address::Target;
+use super::address::{Dress, Target};
 use super::caution::{Canary, Caution, MostBack};
 use super::machine::Order;
 use super::plan::{MOST_HELD, Request, WINDOW};
@@ -24,6 +25,20 @@ pub enum Verb {
     /// Each goes back to where it is worked on, and begins anew.
     #[default]
     Replay,
+    /// Each goes to another queue, dead as it is.
+    Move,
+    /// The same, and it stays as well.
+    Copy,
+    /// Each goes into a bundle.
+    Drop,
+    /// The same, and it stays as well.
+    Export,
+    /// Each is put aside, dead as it is.
+    Park,
+    /// Letters of a bundle go to a queue.
+    Import,
+    /// Each goes back to where an earlier run had taken it from.
+    Undo,
 }
 
 impl Verb {
@@ -31,7 +46,29 @@ impl Verb {
     pub const fn as_str(self) -> &'static str {
         match self {
             Verb::Replay => "replay",
+            Verb::Move => "move",
+            Verb::Copy => "copy",
+            Verb::Drop => "drop",
+            Verb::Export => "export",
+            Verb::Park => "park",
+            Verb::Import => "import",
+            Verb::Undo => "undo",
         }
+    }
+
+    /// Whether letters go into a bundle.
+    pub const fn writes_bundle(self) -> bool {
+        matches!(self, Verb::Drop | Verb::Export)
+    }
+
+    /// Whether letters come from a bundle.
+    pub const fn reads_bundle(self) -> bool {
+        matches!(self, Verb::Import)
+    }
+
+    /// Whether a letter stays when its copy is confirmed.
+    pub const fn keeps(self) -> bool {
+        matches!(self, Verb::Copy | Verb::Export)
     }
 }
 
@@ -153,6 +190,21 @@ pub struct RunSpec {
     /// Give back the time to live that letters had.
     #[serde(default)]
     pub restore_ttl: bool,
+    /// Leave what the broker wrote when letters died.
+    #[serde(default)]
+    pub keep_x_death: bool,
+    /// Letters of a bundle begin anew.
+    #[serde(default)]
+    pub begin_anew: bool,
+    /// The bundle that letters go into or come from.
+    #[serde(default)]
+    pub bundle: Option<PathBuf>,
+    /// The seal that the bundle had when the run began, so that no other is taken for it.
+    #[serde(default)]
+    pub bundle_seal: Option<String>,
+    /// The run that is undone.
+    #[serde(default)]
+    pub undoes: Option<String>,
     /// Beside other consumers.
     #[serde(default)]
     pub alongside: bool,
@@ -216,6 +268,11 @@ impl Default for RunSpec {
             max_return_percent: None,
             verify_ms: None,
             restore_ttl: false,
+            keep_x_death: false,
+            begin_anew: false,
+            bundle: None,
+            bundle_seal: None,
+            undoes: None,
             alongside: false,
             allow_expiry: false,
             allow_loss: false,
@@ -264,6 +321,9 @@ impl RunSpec {
     /// # Errors
     /// When the exchange is written wrongly.
     pub fn target(&self) -> Result<Target, SpecError> {
+        if self.verb.writes_bundle() {
+            return Ok(Target::Bundle);
+        }
         if let Some(queue) = &self.to {
             return Ok(Target::Queue(queue.clone()));
         }
@@ -286,7 +346,10 @@ impl RunSpec {
     /// # Errors
     /// What is wrong.
     pub fn check(&self, queue: &QueueName) -> Result<(), SpecError> {
-        if self.target()? == Target::Queue(queue.clone()) || self.park.as_ref() == Some(queue) {
+        let target = self.target()?;
+        let from_queue = !self.verb.reads_bundle();
+        if from_queue && target == Target::Queue(queue.clone()) || self.park.as_ref() == Some(queue)
+        {
             return Err(SpecError::Circular(queue.clone()));
         }
         if let Some(rate) = self.rate
@@ -305,10 +368,11 @@ impl RunSpec {
         if self.ramp_ms > 0 && self.rate.is_none() {
             return Err(SpecError::Ramp);
         }
-        if self.selection.last.is_some() {
+        // A bundle is looked at as a whole before.
+        if self.selection.last.is_some() && from_queue {
             return Err(SpecError::Last);
         }
-        if let Some(short) = self.selection.ids.iter().find(|id| !id.is_whole()) {
+        if from_queue && let Some(short) = self.selection.ids.iter().find(|id| !id.is_whole()) {
             return Err(SpecError::Short(short.as_str().to_owned()));
         }
         Ok(())
@@ -318,6 +382,24 @@ impl RunSpec {
     /// did not, more may be looked at.
     pub fn selection(&self) -> Selection {
         Selection { first: None, ..self.selection.clone() }
+    }
+
+    /// As what the letters go.
+    pub fn dress(&self) -> Dress {
+        match self.verb {
+            Verb::Import if !self.begin_anew => Dress::AsItIs,
+            Verb::Replay | Verb::Import => {
+                Dress::Replay { restore_ttl: self.restore_ttl, keep_deaths: self.keep_x_death }
+            }
+            Verb::Move | Verb::Copy | Verb::Park => Dress::Moved,
+            Verb::Drop | Verb::Export => Dress::Kept,
+            Verb::Undo => Dress::AsItLay,
+        }
+    }
+
+    /// Whether letters begin anew, so that it counts how often they did.
+    pub fn begins_anew(&self) -> bool {
+        matches!(self.dress(), Dress::Replay { .. })
     }
 
     /// How cautiously it is done; `watermark` letters waited when it began.
@@ -340,9 +422,11 @@ impl RunSpec {
 
     /// What a plan is asked for.
     pub fn request(&self) -> Request {
+        // Which of a bundle's letters are meant is decided where they come from.
+        let from_queue = !self.verb.reads_bundle();
         Request {
-            selects: !self.selection().is_all(),
-            first: self.selection.first,
+            selects: self.verb == Verb::Undo || from_queue && !self.selection().is_all(),
+            first: self.selection.first.filter(|_| from_queue),
             window: match self.rate {
                 // A batch is sent as a whole: with a rate no more than a quarter of a second.
                 #[expect(
@@ -359,7 +443,7 @@ impl RunSpec {
                 OrderSpec::Strict => Order::Strict,
                 OrderSpec::Key(_) => Order::Key,
             },
-            max_replays: self.max_replays,
+            max_replays: if self.begins_anew() { self.max_replays } else { u64::MAX },
             parks: self.park.is_some(),
             alongside: self.alongside,
             min_lives: self.min_lives,
@@ -370,7 +454,7 @@ impl RunSpec {
             max_hold: self.max_hold_ms.map(Duration::from_millis),
             most_held: self.most_held,
             staged: self.staged,
-            keeps: false,
+            keeps: self.verb.keeps(),
             counts_returns: self.canary.is_some()
                 || self.max_return_percent.is_some()
                 || self.verify_ms.is_some(),

@@ -406,15 +406,18 @@ impl Journal {
     /// When the file fails.
     pub async fn begin(&self, run: StoredRun) -> Result<(), StorageError> {
         self.write(move |connection| {
+            // What comes from a bundle leaves alone what is known of the letters in the queue.
             let superseded: Vec<String> = connection
                 .prepare(
                     "UPDATE replay_run SET phase = ?4
                      WHERE broker = ?1 AND vhost = ?2 AND queue = ?3 AND phase IN (0, 1)
                          AND (stage IS NULL OR stage = 3)
+                         AND coalesce(json_extract(request, '$.verb'), '') <> 'import'
+                         AND coalesce(json_extract(?5, '$.verb'), '') <> 'import'
                      RETURNING id",
                 )?
                 .query_map(
-                    (&run.broker, &run.vhost, &run.queue, Phase::Superseded.number()),
+                    (&run.broker, &run.vhost, &run.queue, Phase::Superseded.number(), &run.request),
                     |row| row.get(0),
                 )?
                 .collect::<SqlResult<_>>()?;
@@ -808,6 +811,53 @@ impl Journal {
                     Ok((row.get::<_, i64>(0)?.unsigned_abs(), state_of(row.get(1)?)))
                 })?
                 .collect()
+        })
+    }
+
+    /// What became of the letter at a place.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn state_at(&self, id: &str, position: Position) -> Result<Option<State>, StorageError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT state FROM replay_item
+                     WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND position = ?",
+                )?
+                .query_row((id, signed(position)), |row| Ok(state_of(row.get(0)?)))
+                .optional()
+        })
+    }
+
+    /// Where letters went, each place once.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn targets(&self, id: &str) -> Result<Vec<String>, StorageError> {
+        self.items(
+            id,
+            "SELECT DISTINCT target FROM replay_item
+             WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND copies > 0
+                 AND target IS NOT NULL ORDER BY target",
+            |row| row.get(0),
+        )
+    }
+
+    /// How many letters are confirmed at a place.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn went_to(&self, id: &str, target: &str) -> Result<u64, StorageError> {
+        self.read(|connection| {
+            let number: i64 = connection
+                .prepare_cached(
+                    "SELECT count(*) FROM replay_item
+                     WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND target = ?
+                         AND state IN (3, 7)",
+                )?
+                .query_row((id, target), |row| row.get(0))?;
+            Ok(number.unsigned_abs())
         })
     }
 
