@@ -244,9 +244,8 @@ fn what_is_refused_stays_and_so_does_what_is_behind(kind: &str) {
 /// How full `jobs`, the queue in which letters wait, and `dead` are.
 type Full = (u64, u64, u64);
 
-/// Starts it, and waits until the queues are so full, or it has ended.
-fn start_until(place: &Place, args: &[&str], mut is_so: impl FnMut(Full) -> bool) -> Running {
-    let mut running = Running::start(&mut place.command(args));
+/// Waits until the queues are so full, or it has ended.
+fn await_full(place: &Place, running: &mut Running, mut is_so: impl FnMut(Full) -> bool) {
     place.ask(async |broker| {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
@@ -261,6 +260,12 @@ fn start_until(place: &Place, args: &[&str], mut is_so: impl FnMut(Full) -> bool
             pause();
         }
     });
+}
+
+/// Starts it, and waits until the queues are so full, or it has ended.
+fn start_until(place: &Place, args: &[&str], is_so: impl FnMut(Full) -> bool) -> Running {
+    let mut running = Running::start(&mut place.command(args));
+    await_full(place, &mut running, is_so);
     running
 }
 
@@ -284,7 +289,7 @@ fn it_is_killed_in_every_stage(kind: &str, queue_type: QueueType) {
     put(&place, "dead", (0..count).map(letter));
     let begin = [
         "dlq", "replay", "dead", "--where", THIRD, "--staged", "--run", "k", "--yes", "--window",
-        "16",
+        "16", "--rate", "400",
     ];
     let resume = ["dlq", "resume", "k"];
     let mut random = fastrand::Rng::with_seed(count + kills());
@@ -300,20 +305,27 @@ fn it_is_killed_in_every_stage(kind: &str, queue_type: QueueType) {
         *in_stage.entry(shown["stage"].as_str().unwrap().to_owned()).or_default() += 1;
         true
     };
-    // While letters are chosen.
+    // In the first half of choosing letters.
     for round in 0..kills() {
         let args: &[&str] = if round == 0 { &begin } else { &resume };
-        let part = count / 3 / kills();
+        let part = count / 6 / kills();
         let at = round * part + random.u64(1..part);
         kill(&mut start_until(&place, args, |(jobs, ..)| jobs >= at), &place);
     }
-    // More come than the first stage looks at, so that the second has work.
-    let (stay, come) = (count / 3 * 2, 600);
-    put(&place, "dead", (0..come).map(|n| letter(10_000 + n * 3 + 1 - 10_000 % 3)));
+    // More come while the first stage is at its end, so that the second has work.
+    let (stay, come) = (count / 3 * 2, 900);
+    let newcomer = |n: u64| 10_000 + n * 3;
+    let mut running = start_until(&place, &resume, |(_, rest, _)| rest >= stay * 2 / 3);
+    put(&place, "dead", (0..come).map(|n| letter(newcomer(n))));
     for round in 0..kills() {
-        let part = come / 2 / kills();
-        let at = stay + round * part + random.u64(1..part);
-        kill(&mut start_until(&place, &resume, |(_, rest, _)| rest >= at), &place);
+        // What was doubled so far may wait there too.
+        let part = (come - 200) / kills();
+        let at = stay + 200 + round * part + random.u64(1..part);
+        await_full(&place, &mut running, |(_, rest, _)| rest >= at);
+        kill(&mut running, &place);
+        if round + 1 < kills() {
+            running = Running::start(&mut place.command(&resume));
+        }
     }
     for round in 0..kills() {
         let part = (stay + come) / kills();
@@ -343,10 +355,8 @@ fn it_is_killed_in_every_stage(kind: &str, queue_type: QueueType) {
         "lost or out of order"
     );
     let (first, stayed_twice) = firsts(&stayed);
-    let expected = (0..count)
-        .filter(|n| n % 3 != 0)
-        .chain((0..come).map(|n| 10_000 + n * 3 + 1 - 10_000 % 3))
-        .collect::<Vec<_>>();
+    let expected =
+        (0..count).filter(|n| n % 3 != 0).chain((0..come).map(newcomer)).collect::<Vec<_>>();
     assert_eq!(first, expected, "lost or out of order");
     twice.extend(stayed_twice);
     let listed: BTreeSet<&str> = shown["inDoubt"]
@@ -361,7 +371,7 @@ fn it_is_killed_in_every_stage(kind: &str, queue_type: QueueType) {
     let more = (went.len() + stayed.len()) as u64 - count - come;
     assert!(more <= window * killed, "{more} duplicates after {killed} kills");
     println!("{kind} {queue_type:?} staged: kills {in_stage:?}, {more} duplicates");
-    for stage in ["select", "back"] {
+    for stage in ["select", "newcomers", "back"] {
         assert!(in_stage.contains_key(stage), "nothing was killed in {stage}: {in_stage:?}");
     }
 }
