@@ -14,4 +14,5 @@ pub mod topology;
 pub mod delivery;
 pub mod deadletter;
 pub mod project;
+pub mod dashboard;
 pub mod cli;

@@ -179,13 +179,16 @@ fn mentions<'a>(
 }
 
 /// Words, and the places that alone may say them.
-const RESERVED: [(&[&str], &[&str]); 5] = [
+const RESERVED: [(&[&str], &[&str]); 7] = [
     (&["lapin::", "reqwest::", "amq_protocol"], &["src/broker/rabbitmq/"]),
     (
         &["clap::", "comfy_table", "indicatif", "std::env::", "println!", "eprintln!"],
         &["src/cli/", "src/main.rs"],
     ),
     (&["tokio::signal"], &["src/cli/"]),
+    // Frames are drawn anywhere in their room; a terminal is taken in one place.
+    (&["ratatui"], &["src/dashboard/", "src/cli/dlq/browse.rs"]),
+    (&["crossterm"], &["src/cli/dlq/browse.rs"]),
     (
         &["INSERT INTO", "DELETE FROM", "CREATE TABLE", "\"SELECT ", "PRAGMA "],
         &["src/storage/", "/store.rs", "/store/"],

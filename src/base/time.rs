@@ -43,6 +43,29 @@ impl Timestamp {
     }
 }
 
+/// So long ago, in one unit.
+pub fn ago(then: Timestamp, now: Timestamp) -> String {
+    seconds_ago(now.since(then).as_secs())
+}
+
+/// So many seconds ago, in one unit.
+pub fn seconds_ago(seconds: u64) -> String {
+    let unit = match seconds {
+        0..=119 => Duration::from_secs(1),
+        120..=7_199 => Duration::from_secs(60),
+        7_200..=172_799 => Duration::from_secs(3600),
+        _ => Duration::from_secs(86_400),
+    };
+    let number = seconds / unit.as_secs();
+    let letter = match unit.as_secs() {
+        1 => "s",
+        60 => "m",
+        3600 => "h",
+        _ => "d",
+    };
+    format!("{number}{letter} ago")
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.unix_ms) {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::base::expression::{Context, Expression};
 use crate::base::id::QueueName;
@@ -227,6 +228,99 @@ pub struct Known<'a> {
     pub whole: bool,
 }
 
+/// A letter of which a condition asks.
+struct Letter<'a> {
+    delivery: &'a Delivery,
+    told: &'a Told,
+    queue: &'a QueueName,
+    position: u64,
+    id: Option<&'a LetterId>,
+    group: Option<Fingerprint>,
+}
+
+impl<'a> Letter<'a> {
+    /// What the names stand for that an expression uses.
+    fn context(&self, uses: &[&'static str]) -> Context<'a> {
+        let mut context = Context::new();
+        for name in uses {
+            context = match *name {
+                "deaths" => context.with_owned(name, plain_deaths(self.told)),
+                "reason" => context.with_owned(name, self.told.reason().into()),
+                "origin" => context.with_owned(name, plain_origin(self.told)),
+                "id" => context.with_owned(name, self.id.map(LetterId::as_str).into()),
+                "group" => {
+                    context.with_owned(name, self.group.map(|group| group.to_string()).into())
+                }
+                "position" => context.with_owned(name, self.position.into()),
+                "diedAt" => {
+                    let at = self.told.died_at().map_or(0, Timestamp::unix_s);
+                    context.with_owned(name, at.into())
+                }
+                _ => with_variable(context, name, self.delivery, self.queue.as_str()),
+            };
+        }
+        context
+    }
+}
+
+/// Reads an expression over the names that a condition may use, and tells which of them it does.
+fn read(source: &str) -> Result<(Expression, Vec<&'static str>), SelectError> {
+    let known: Vec<&'static str> =
+        FILTER_VARIABLES.iter().chain(&LETTER_VARIABLES).copied().collect();
+    let expression = Expression::parse_with(source, &known)
+        .map_err(|error| SelectError::Invalid(error.to_string()))?;
+    let uses =
+        known.into_iter().filter(|name| expression.variables().any(|v| v == *name)).collect();
+    Ok((expression, uses))
+}
+
+/// Tells letters apart whose order matters among themselves: by the value of an expression over what a
+/// condition may use.
+#[derive(Clone, Debug)]
+pub struct Lanes {
+    key: Expression,
+    uses: Vec<&'static str>,
+    vhost: String,
+    queue: QueueName,
+}
+
+impl Lanes {
+    /// Makes ready to tell letters in `queue` of `vhost` apart by `key`.
+    ///
+    /// # Errors
+    /// When the expression cannot be read.
+    pub fn new(key: &str, vhost: &str, queue: &QueueName) -> Result<Lanes, SelectError> {
+        let (key, uses) = read(key)?;
+        Ok(Lanes { key, uses, vhost: vhost.to_owned(), queue: queue.clone() })
+    }
+
+    /// The lane of a letter: letters with the same value are in the same one.
+    ///
+    /// # Errors
+    /// When it has no value for this letter.
+    pub fn lane(&self, position: u64, delivery: &Delivery) -> Result<u64, SelectError> {
+        let undecided =
+            |why: String| SelectError::Undecided(format!("the key by which order is kept: {why}"));
+        let told = Told::of(delivery);
+        let id = self
+            .uses
+            .contains(&"id")
+            .then(|| LetterId::of(&self.vhost, &self.queue, &delivery.message));
+        let group = self.uses.contains(&"group").then(|| told.traits(delivery).fingerprint());
+        let letter =
+            Letter { delivery, told: &told, queue: &self.queue, position, id: id.as_ref(), group };
+        let value = self
+            .key
+            .evaluate(&letter.context(&self.uses))
+            .map_err(|error| undecided(error.to_string()))?;
+        if value.is_null() {
+            return Err(undecided("it is null".to_owned()));
+        }
+        let digest = Sha256::digest(value.to_string());
+        Ok(digest.iter().take(8).fold(0, |lane, byte| lane << 8 | u64::from(*byte)))
+    }
+}
+
 /// Decides letter by letter, in the order of the queue.
 #[derive(Clone, Debug)]
 pub struct Selector {
@@ -257,23 +351,13 @@ impl Selector {
                 "either the first or the last letters can be asked for".to_owned(),
             ));
         }
-        let known: Vec<&'static str> =
-            FILTER_VARIABLES.iter().chain(&LETTER_VARIABLES).copied().collect();
-        let condition = match &selection.condition {
-            Some(source) => Some(
-                Expression::parse_with(source, &known)
-                    .map_err(|error| SelectError::Invalid(error.to_string()))?,
-            ),
-            None => None,
+        let (condition, uses) = match &selection.condition {
+            Some(source) => {
+                let (condition, uses) = read(source)?;
+                (Some(condition), uses)
+            }
+            None => (None, Vec::new()),
         };
-        let uses = known
-            .into_iter()
-            .filter(|name| {
-                condition
-                    .as_ref()
-                    .is_some_and(|condition| condition.variables().any(|v| v == *name))
-            })
-            .collect();
         Ok(Selector {
             selection: selection.clone(),
             condition,
@@ -386,19 +470,9 @@ impl Selector {
         if cut && (self.uses.contains(&"body") || self.uses.contains(&"size")) {
             return Err(SelectError::Undecided("its body was not kept whole".to_owned()));
         }
-        let mut context = Context::new();
-        for name in &self.uses {
-            context = match *name {
-                "deaths" => context.with_owned(name, plain_deaths(&told)),
-                "reason" => context.with_owned(name, told.reason().into()),
-                "origin" => context.with_owned(name, plain_origin(&told)),
-                "id" => context.with_owned(name, id.as_ref().map(LetterId::as_str).into()),
-                "group" => context.with_owned(name, group.map(|group| group.to_string()).into()),
-                "position" => context.with_owned(name, position.into()),
-                "diedAt" => context.with_owned(name, died_at.map_or(0, Timestamp::unix_s).into()),
-                _ => with_variable(context, name, delivery, self.queue.as_str()),
-            };
-        }
+        let letter =
+            Letter { delivery, told: &told, queue: &self.queue, position, id: id.as_ref(), group };
+        let context = letter.context(&self.uses);
         condition.evaluate_bool(&context).map_err(|error| SelectError::Undecided(error.to_string()))
     }
 

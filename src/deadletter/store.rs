@@ -24,6 +24,7 @@ use crate::storage::{Durability, Options, Room, StateFile, StorageError, rusqlit
 
 use super::fingerprint::{Fingerprint, Traits};
 use super::letter::LetterId;
+use super::letter_set::LetterSet;
 use super::select::{Known, SelectError, Selection, Selector};
 use super::sighting::Sighting;
 use super::trail::{self, NewEntry};
@@ -240,6 +241,19 @@ pub struct Found {
     /// How many are meant in all, those beyond the limit included.
     pub matched: u64,
     /// For how many the condition could not be decided, with the first reason.
+    pub undecided: u64,
+    /// Why, for the first of these.
+    pub why_undecided: Option<String>,
+}
+
+/// The letters of a scan for which a condition is true.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Matches {
+    /// Their places.
+    pub places: LetterSet,
+    /// How many of each group.
+    pub groups: BTreeMap<Fingerprint, u64>,
+    /// For how many the condition could not be decided.
     pub undecided: u64,
     /// Why, for the first of these.
     pub why_undecided: Option<String>,
@@ -473,20 +487,135 @@ impl Scans {
                 "SELECT grp, letters, bytes, oldest, newest, first, traits FROM deadletter_group
                  WHERE scan = ? ORDER BY letters DESC, first",
             )?;
-            let groups = statement.query_map([scan.0], |row| {
-                let traits: String = row.get(6)?;
-                Ok(Group {
-                    group: Fingerprint::from_bits(count_at(row, 0)?),
-                    traits: serde_json::from_str(&traits).map_err(|error| broken(6, error))?,
-                    letters: count_at(row, 1)?,
-                    bytes: count_at(row, 2)?,
-                    oldest: time_at(row, 3)?,
-                    newest: time_at(row, 4)?,
-                    first: count_at(row, 5)?,
-                })
-            })?;
+            let groups = statement.query_map([scan.0], group_of)?;
             groups.collect()
         })
+    }
+
+    /// How many groups a scan has.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn group_count(&self, scan: ScanId) -> Result<u64, StorageError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT count(*) FROM deadletter_group WHERE scan = ?")?
+                .query_row([scan.0], |row| count_at(row, 0))
+        })
+    }
+
+    /// Some of the groups of a scan in the order of [`Scans::groups`].
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn groups_from(
+        &self,
+        scan: ScanId,
+        skip: u64,
+        most: u64,
+    ) -> Result<Vec<Group>, StorageError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT grp, letters, bytes, oldest, newest, first, traits FROM deadletter_group
+                 WHERE scan = ? ORDER BY letters DESC, first LIMIT ? OFFSET ?",
+            )?;
+            let window = (scan.0, sql_count(most), sql_count(skip));
+            let groups = statement.query_map(window, group_of)?;
+            groups.collect()
+        })
+    }
+
+    /// These groups, in this order; one that is not there is left out.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn groups_named(
+        &self,
+        scan: ScanId,
+        names: &[Fingerprint],
+    ) -> Result<Vec<Group>, StorageError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT grp, letters, bytes, oldest, newest, first, traits FROM deadletter_group
+                 WHERE scan = ? AND grp = ?",
+            )?;
+            let mut groups = Vec::with_capacity(names.len());
+            for name in names {
+                let key = (scan.0, sql_count(name.bits()));
+                groups.extend(statement.query_row(key, group_of).optional()?);
+            }
+            Ok(groups)
+        })
+    }
+
+    /// The places of a group's letters. Only an index is read.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn places_of(&self, scan: ScanId, group: Fingerprint) -> Result<LetterSet, StorageError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT key FROM deadletter_letter INDEXED BY deadletter_letter_group
+                 WHERE scan = ? AND grp = ?",
+            )?;
+            let keys = statement
+                .query_map((scan.0, sql_count(group.bits())), |row| row.get::<_, i64>(0))?;
+            keys.map(|key| key.map(position_of)).collect()
+        })
+    }
+
+    /// The letters at these places without their bodies, which are not read.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn heads(&self, scan: ScanId, places: &[u64]) -> Result<Vec<StoredLetter>, StorageError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT key, id, grp, died, size, head, x'' FROM deadletter_letter WHERE key = ?",
+            )?;
+            let mut letters = Vec::with_capacity(places.len());
+            for place in places {
+                let letter = statement.query_row([scan.key(*place)], letter_of).optional()?;
+                letters.extend(letter);
+            }
+            Ok(letters)
+        })
+    }
+
+    /// Which letters of a scan a condition is true for. `looked` hears how many were looked at, now and
+    /// then, and may end it.
+    ///
+    /// # Errors
+    /// When the file fails, or the condition is wrong.
+    pub fn matches(
+        &self,
+        scan: &Scan,
+        condition: &str,
+        looked: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Matches, FindError> {
+        /// Letters between two calls of `looked`.
+        const STEP: u64 = 2000;
+        let selection = Selection { condition: Some(condition.to_owned()), ..Selection::default() };
+        let mut selector = Selector::new(&selection, &scan.of.vhost, &scan.of.queue)?;
+        let mut found = Matches::default();
+        let mut seen = 0;
+        self.each(scan.id, &Selection::default(), &mut |letter| {
+            let known = Known { id: &letter.id, group: letter.group, whole: letter.is_whole() };
+            match selector.decide(letter.position, &letter.delivery, Some(&known)) {
+                Ok(true) => {
+                    found.places.insert(letter.position);
+                    *found.groups.entry(letter.group).or_default() += 1;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    found.undecided += 1;
+                    found.why_undecided.get_or_insert_with(|| error.to_string());
+                }
+            }
+            seen += 1;
+            if seen % STEP == 0 { looked(seen) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(found)
     }
 
     /// The letter at a position.
@@ -889,6 +1018,19 @@ fn scan_of(row: &SqlRow<'_>) -> SqlResult<Scan> {
         newest: time_at(row, 11)?,
         complete: row.get(12)?,
         remark: row.get(13)?,
+    })
+}
+
+fn group_of(row: &SqlRow<'_>) -> SqlResult<Group> {
+    let traits: String = row.get(6)?;
+    Ok(Group {
+        group: Fingerprint::from_bits(count_at(row, 0)?),
+        traits: serde_json::from_str(&traits).map_err(|error| broken(6, error))?,
+        letters: count_at(row, 1)?,
+        bytes: count_at(row, 2)?,
+        oldest: time_at(row, 3)?,
+        newest: time_at(row, 4)?,
+        first: count_at(row, 5)?,
     })
 }
 

@@ -3,17 +3,17 @@
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::deadletter::compare::compare;
-use crate::deadletter::store::StoredLetter;
+use crate::deadletter::plain::whole;
 
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
 use crate::cli::output::{Page, View};
 use crate::cli::session::Session;
 
-use super::show::{body_of, body_value, properties_value, unmasked};
+use super::show::unmasked;
 use super::stored::{ScanOf, letter, pick};
 
 /// Arguments of `dlq diff`.
@@ -90,18 +90,6 @@ impl View for DeadLetterDiffView {
             }
         }
     }
-}
-
-fn whole(letter: &StoredLetter, unmask: bool) -> Value {
-    let (body_as, body) = body_value(body_of(letter), unmask);
-    json!({
-        "exchange": letter.delivery.exchange.as_str(),
-        "routingKey": letter.delivery.routing_key.as_str(),
-        "properties": properties_value(letter, unmask),
-        "size": letter.size,
-        "bodyAs": body_as,
-        "body": body,
-    })
 }
 
 pub(super) fn run(args: &DiffArgs, session: &mut Session) -> Result<ExitStatus, CliError> {

@@ -15,9 +15,11 @@ use crate::deadletter::replay::preflight::{self, Noun, PreflightError};
 use crate::deadletter::replay::run::{
     Begin, CANARY, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker,
 };
-use crate::deadletter::replay::spec::{RunSpec, Verb};
-use crate::deadletter::replay::store::{Journal, Phase, StoredRun};
-use crate::deadletter::{LetterId, Selector};
+use crate::deadletter::replay::spec::{OrderSpec, RunSpec, Verb};
+use crate::deadletter::replay::stage::staged;
+use crate::deadletter::replay::store::{Journal, Phase, Stage, StoredRun};
+use crate::deadletter::replay::stream::FromStream;
+use crate::deadletter::{Lanes, LetterId, Selector};
 use crate::delivery::consume::{ConsumeOptions, Lives};
 use crate::message::FieldValue;
 
@@ -54,6 +56,7 @@ struct Job {
     spec: RunSpec,
     stored: StoredRun,
     is_new: bool,
+    bring_back: bool,
     /// The bundle that the letters come from.
     contents: Option<Contents>,
     facts: Facts,
@@ -133,6 +136,10 @@ impl From<ReplayError> for CliError {
             ReplayError::Lock(error) => error.into(),
             ReplayError::Broker(error) => error.into(),
             ReplayError::Journal(error) => error.into(),
+            error @ ReplayError::Rest { .. } => CliError::failed(format!("cannot replay: {error}"))
+                .hint(
+                    "no letter was moved; a policy for that queue alone, or a shorter --run, helps",
+                ),
         }
     }
 }
@@ -236,13 +243,24 @@ pub(super) fn begin_from(
         reason,
         started: session.clock.now(),
         ended: None,
-        watermark: plan.rules.watermark,
+        watermark: plan.rules.watermark.min(facts.ready),
         attempts: 1,
         phase: Phase::Open,
         why: None,
+        stage: None,
     };
     let caution = spec.caution(stored.watermark);
-    let job = Job { queue, spec, stored, is_new: true, contents, facts, plan, caution };
+    let job = Job {
+        queue,
+        spec,
+        stored,
+        is_new: true,
+        bring_back: false,
+        contents,
+        facts,
+        plan,
+        caution,
+    };
     execute(job, &connector, session)
 }
 
@@ -298,11 +316,15 @@ pub(super) fn asked_of(stored: &StoredRun) -> Result<(QueueName, RunSpec), CliEr
 /// Goes on with a run.
 pub(super) fn again(
     stored: StoredRun,
-    ResumeArgs { dry_run, despite_canary, .. }: &ResumeArgs,
+    ResumeArgs { dry_run, despite_canary, bring_back, .. }: &ResumeArgs,
     session: &mut Session,
 ) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
-    let (queue, spec) = asked_of(&stored)?;
+    let (queue, mut spec) = asked_of(&stored)?;
+    if *bring_back {
+        // Where nothing is sent any more need not be there.
+        (spec.to, spec.to_exchange, spec.park) = (None, None, None);
+    }
     let connector = Connector::of(session)?;
     same_broker("resume", &stored, &connector)?;
     let contents = bundles::contents_again(&stored, &spec, session)?;
@@ -322,13 +344,29 @@ pub(super) fn again(
     }
     refuse(&queue, &spec, &plan)?;
     // Never more than waited when it began: what came since is not the run's.
-    plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
+    if plan.mode != Mode::Stream {
+        plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
+    }
+    if spec.within.is_some() && plan.mode != Mode::Stream {
+        let gone = session.drive(async {
+            let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
+            let tally = journal.tally(&stored.id)?;
+            Ok(tally.confirmed + tally.parked + tally.skipped + tally.rested + tally.turned)
+        })?;
+        let left = stored.watermark.saturating_sub(gone);
+        plan.rules.watermark = plan.rules.watermark.min(left);
+    }
     // Whoever resumes a run that stopped at its canary sees it judged again; one that went on was judged.
     let is_judged = *despite_canary || stored.why.as_deref() != Some(CANARY);
     let caution = Caution { is_judged, ..spec.caution(stored.watermark) };
-    let job = Job { queue, spec, stored, is_new: false, contents, facts, plan, caution };
+    let bring_back = *bring_back;
+    let job =
+        Job { queue, spec, stored, is_new: false, bring_back, contents, facts, plan, caution };
     execute(job, &connector, session)
 }
+
+/// How long a stream is silent once its last letter was seen.
+const STREAM_SILENCE: Duration = Duration::from_secs(1);
 
 fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
@@ -340,7 +378,8 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     if let Some(contents) = &job.contents {
         view.not_selected(contents);
     }
-    let bar = Progress::new(&session.ui, Some(job.plan.rules.watermark), "letters");
+    let most = job.plan.rules.watermark.min(job.facts.ready);
+    let bar = Progress::new(&session.ui, Some(most), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
     let (watched, gone) = result?;
@@ -350,9 +389,14 @@ fn execute(job: Job, connector: &Connector, session: &mut Session) -> Result<Exi
     session.ui.report(&view)?;
     let status = status(&watched, session.stop.status());
     if status != ExitStatus::Done {
+        let is_whole = watched.report.staged.is_some_and(|staged| staged.stage == Stage::Whole);
+        let next = if is_whole {
+            "what is left is where it was".to_owned()
+        } else {
+            format!("`nexusctl dlq resume {id}` goes on")
+        };
         session.ui.hint(format!(
-            "nothing is lost; `nexusctl dlq resume {id}` goes on, `nexusctl dlq run show {id}` names \
-             what may have come twice"
+            "nothing is lost; {next}, `nexusctl dlq run show {id}` names what may have come twice"
         ));
     }
     Ok(status)
@@ -366,16 +410,30 @@ async fn carry_out(
     session: &Session,
     bar: &Progress,
 ) -> Result<(Watched, Option<u64>), CliError> {
-    let Job { queue, spec, mut stored, is_new, contents, facts, plan, caution } = job;
+    let Job { queue, spec, mut stored, is_new, bring_back, contents, facts, plan, caution } = job;
     let broker = connector.connect().await?;
     let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
     let clock = Arc::clone(&session.clock);
     let vhost = broker.identity().vhost.to_string();
     let run = stored.id.clone();
     if is_new {
+        if [".newcomers", ".back"].iter().any(|part| run.ends_with(part)) {
+            let message =
+                format!("a run cannot be called `{run}`: that is the name of a part of one");
+            return Err(CliError::usage(message).object(&run));
+        }
         if journal.run(&run)?.is_some() {
             let message = format!("there is a run `{run}` already");
             return Err(CliError::usage(message).object(&run));
+        }
+        if let Some(other) = journal.apart(&stored.broker, &vhost, &stored.queue)? {
+            let message = format!(
+                "cannot {} queue `{queue}`: run `{other}` has letters of it elsewhere",
+                spec.verb.as_str()
+            );
+            return Err(CliError::failed(message)
+                .object(queue.as_str())
+                .hint(format!("`nexusctl dlq resume {other}` brings them back")));
         }
         stored.vhost.clone_from(&vhost);
     }
@@ -388,6 +446,13 @@ async fn carry_out(
         queue: queue.clone(),
         target: spec.target()?,
         park: spec.park.clone(),
+        rest: None,
+        home: None,
+        bring_back,
+        lanes: match &spec.order {
+            OrderSpec::Key(key) => Some(Lanes::new(key, &vhost, &queue)?),
+            OrderSpec::Queue | OrderSpec::None | OrderSpec::Strict => None,
+        },
         rules: plan.rules,
         is_quorum: contents.is_none() && facts.queue_type == Some(QueueType::Quorum),
         looks: plan.looks,
@@ -395,6 +460,9 @@ async fn carry_out(
         login: connector.login().map(str::to_owned),
         dress: spec.dress(),
         rate: spec.rate,
+        stream: (plan.mode == Mode::Stream)
+            .then_some(FromStream { from: spec.from, wait: STREAM_SILENCE }),
+        longest: plan.longest,
         ramp: Duration::from_millis(spec.ramp_ms),
         lives: Lives {
             limit: facts.delivery_limit.filter(|_| plan.mode == Mode::Hold),
@@ -438,8 +506,13 @@ async fn carry_out(
         clock: &clock,
         stop: session.stop.job(),
     };
-    let watched =
-        run_with_caution(&scene, begin, &options, &caution, &mut wants, &mut progress).await?;
+    let watched = match (plan.mode, facts.queue_type) {
+        (Mode::Staged, Some(kind)) => {
+            let report = staged(&scene, begin, &options, kind, &mut wants, &mut progress).await?;
+            Watched { report, canary: None, outcome: None }
+        }
+        _ => run_with_caution(&scene, begin, &options, &caution, &mut wants, &mut progress).await?,
+    };
     let _ = broker.close().await;
     let gone = match undone {
         Some(undone) if watched.report.ended == End::All => {

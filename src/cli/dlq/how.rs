@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::base::id::QueueName;
 use crate::base::time::HumanDuration;
-use crate::deadletter::replay::plan::WINDOW;
+use crate::deadletter::replay::plan::{MOST_HELD, WINDOW};
 use crate::deadletter::replay::spec::{CanarySpec, OrderSpec, RunSpec, SpecError, Verb};
 
 use crate::cli::error::CliError;
@@ -39,6 +39,8 @@ pub(super) struct HowArgs {
     #[command(flatten)]
     means: MeansArgs,
     #[command(flatten)]
+    reach: ReachArgs,
+    #[command(flatten)]
     caution: CautionArgs,
 }
 
@@ -53,11 +55,35 @@ pub(super) struct MeansArgs {
     overrides: OverrideArgs,
 }
 
+/// How far it looks, and what becomes of what stays.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ReachArgs {
+    /// Look at no more than so many letters from the head
+    #[arg(long, value_name = "N")]
+    within: Option<u64>,
+    /// Begin at this offset of a stream; from the first on when nothing is said
+    #[arg(long, value_name = "OFFSET")]
+    from: Option<u64>,
+    /// Let letters that stay wait in a queue of their own instead of holding them, and bring them back
+    /// in the end: for a condition on more letters than can be held
+    #[arg(long)]
+    staged: bool,
+    /// Hold so many letters that stay at most
+    #[arg(long, value_name = "N", default_value_t = MOST_HELD,
+        value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    most_held: u64,
+    /// Hold letters that stay for so long at most, then stop; 14m with RabbitMQ, which takes them back
+    /// after half an hour, or less when they live for less
+    #[arg(long, value_name = "DURATION")]
+    max_hold: Option<HumanDuration>,
+}
+
 /// How fast and in which order.
 #[derive(Clone, Debug, Args)]
 pub(super) struct PaceArgs {
     /// What a letter that cannot go means for those behind it: `queue` stops at it, `none` goes on past
-    /// it, `strict` stops and sends no letter before the one ahead of it is confirmed
+    /// it, `strict` stops and sends no letter before the one ahead of it is confirmed, `key:CEL` keeps the
+    /// strict order among letters with the same value and goes on with the others
     #[arg(long, value_name = "ORDER", default_value = "queue")]
     order: OrderSpec,
     /// So many letters unconfirmed at once: the most that one kill can double
@@ -170,6 +196,7 @@ impl HowArgs {
             restore_ttl,
             keep_x_death,
             means,
+            reach: ReachArgs { within, from, staged, most_held, max_hold },
             caution: CautionArgs { ramp, canary, wait, max_return, verify },
         } = self.clone();
         let spec = RunSpec {
@@ -185,6 +212,11 @@ impl HowArgs {
             verify_ms: verify.map(ms),
             restore_ttl,
             keep_x_death,
+            within,
+            from,
+            max_hold_ms: max_hold.map(ms),
+            most_held,
+            staged,
             ..RunSpec::default()
         };
         means.spec(spec, queue, session)
@@ -201,6 +233,9 @@ impl From<SpecError> for CliError {
                 "`nexusctl dlq letters` takes it; hand what it prints with `-o json` on to \
                  `--selection -`",
             ),
+            SpecError::Order(_) => {
+                shown.hint("write for example `key:headers.order` or `key:body.customer`")
+            }
             SpecError::Exchange(_)
             | SpecError::Circular(_)
             | SpecError::Rate(_)

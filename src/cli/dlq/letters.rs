@@ -6,15 +6,17 @@ use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::base::document::to_yaml;
 use crate::base::id::QueueName;
 use crate::deadletter::Fingerprint;
 use crate::deadletter::labels::Label;
 use crate::deadletter::sighting::Told;
-use crate::deadletter::store::StoredLetter;
+use crate::deadletter::store::{Scan, StoredLetter};
+use crate::deadletter::{LetterSet, Scans};
 
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
-use crate::cli::output::{Page, View, count};
+use crate::cli::output::{Format, Page, View, count, document};
 use crate::cli::session::Session;
 
 use super::label::LabelFileArgs;
@@ -130,6 +132,73 @@ impl View for DeadLettersView {
             page.line(format!("and {} more", count(more, "letter")));
         }
     }
+}
+
+/// Rows that are made at once when many are written.
+const BATCH: usize = 500;
+
+/// Hands the letters at `places` to `out` as a document that `--selection` reads, a few at a time:
+/// the document of `dlq letters`, or its lines.
+///
+/// # Errors
+/// When the scans cannot be read, or what `out` fails with.
+pub(super) fn write_selection(
+    scans: &Scans,
+    scan: &Scan,
+    places: &LetterSet,
+    format: Format,
+    out: &mut dyn FnMut(&[u8]) -> Result<(), CliError>,
+) -> Result<u64, CliError> {
+    let mut view = DeadLettersView {
+        scan: ScanRow::new(scan),
+        matched: places.len(),
+        undecided: 0,
+        letters: Vec::new(),
+    };
+    // A selection names letters; what their groups are called changes nothing in it.
+    let unlabelled = BTreeMap::new();
+    let mut written = 0;
+    let frame = match format {
+        Format::Ndjson => None,
+        Format::Yaml => {
+            let all: Vec<u64> = places.iter().collect();
+            view.letters = scans
+                .heads(scan.id, &all)?
+                .iter()
+                .map(|letter| LetterRow::new(letter, &unlabelled))
+                .collect();
+            out(to_yaml(&document(&view)).as_bytes())?;
+            return Ok(view.letters.len() as u64);
+        }
+        Format::Json | Format::Table => Some(format!("{:#}", document(&view))),
+    };
+    // The list is the last field of the document.
+    let head = frame.as_deref().map(|frame| frame.strip_suffix("]\n}").unwrap_or(frame));
+    out(head.unwrap_or_default().as_bytes())?;
+    let mut places = places.iter().peekable();
+    while places.peek().is_some() {
+        let batch: Vec<u64> = places.by_ref().take(BATCH).collect();
+        let mut text = String::new();
+        for letter in scans.heads(scan.id, &batch)? {
+            let row = LetterRow::new(&letter, &unlabelled);
+            let row = serde_json::to_value(row)
+                .map_err(|error| CliError::failed(format!("cannot write a letter: {error}")))?;
+            if frame.is_some() {
+                let comma = if written > 0 { "," } else { "" };
+                text.push_str(comma);
+                text.push_str("\n    ");
+                text.push_str(&format!("{row:#}").replace('\n', "\n    "));
+            } else {
+                text.push_str(&format!("{row}\n"));
+            }
+            written += 1;
+        }
+        out(text.as_bytes())?;
+    }
+    if frame.is_some() {
+        out(if written > 0 { b"\n  ]\n}\n" } else { b"]\n}\n" })?;
+    }
+    Ok(written)
 }
 
 pub(super) fn run(args: LettersArgs, session: &mut Session) -> Result<ExitStatus, CliError> {

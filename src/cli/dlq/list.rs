@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::id::QueueName;
-use crate::base::time::Timestamp;
+use crate::base::time::{Timestamp, seconds_ago};
 use crate::broker::{Broker, BrokerIdentity, ErrorKind, QueueType};
 use crate::deadletter::Scans;
 use crate::deadletter::places::{Feeder, Place, Purpose, places};
@@ -24,7 +24,7 @@ use crate::cli::session::Session;
 use crate::cli::settings::Settings;
 use crate::cli::topology::files::{FileArgs, SetArgs, read};
 
-use super::stored::{look, old, shown};
+use super::stored::{look, shown};
 
 /// Arguments of `dlq list`.
 #[derive(Debug, Args)]
@@ -133,7 +133,7 @@ impl View for DeadLetterQueuesView {
                 seen.and_then(|seen| seen.oldest.clone()).unwrap_or_default(),
                 seen.and_then(|seen| seen.newest.clone()).unwrap_or_default(),
                 reasons.join(", "),
-                seen.map_or_else(|| "never".to_owned(), |seen| old(seen.age_seconds)),
+                seen.map_or_else(|| "never".to_owned(), |seen| seconds_ago(seen.age_seconds)),
             ]
         });
         page.table(

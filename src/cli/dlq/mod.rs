@@ -2,6 +2,7 @@
 //! without losing one.
 
 mod audit;
+mod browse;
 mod diff;
 mod doctor;
 mod groups;
@@ -73,6 +74,8 @@ enum DlqCommand {
     Letters(letters::LettersArgs),
     /// Explain one letter: its journey, its properties, its body
     Show(show::ShowArgs),
+    /// Walk through groups and letters on the terminal, and mark some for a plan
+    Browse(browse::BrowseArgs),
     /// Show what two letters differ in
     Diff(diff::DiffArgs),
     /// Find where this topology loses dead letters, and the traps of this broker's version
@@ -118,6 +121,7 @@ pub(super) fn run(args: DlqArgs, session: &mut Session) -> Result<ExitStatus, Cl
         DlqCommand::Label(args) => label::run(&args, session),
         DlqCommand::Letters(args) => letters::run(args, session),
         DlqCommand::Show(args) => show::run(&args, session),
+        DlqCommand::Browse(args) => browse::run(&args, session),
         DlqCommand::Diff(args) => diff::run(&args, session),
         DlqCommand::Doctor(args) => doctor::run(&args, session),
         DlqCommand::Replay(args) => replay::run(&args, session),

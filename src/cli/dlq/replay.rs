@@ -24,7 +24,9 @@ use super::how::HowArgs;
     stands in the way, or consent is missing; 75: somebody else replays the queue.\n\nExamples:\n  \
     nexusctl dlq replay dead.agent.worker --to agent.worker --dry-run\n  \
     nexusctl dlq replay dead.agent.worker --yes --reason 'handler mended'\n  \
-    nexusctl dlq replay dead.agent.worker --where 'size > 100' --first 10 --yes"
+    nexusctl dlq replay dead.agent.worker --where 'size > 100' --first 10 --yes\n  \
+    nexusctl dlq replay dead.agent.worker --where 'size > 100' --staged --dry-run\n  \
+    nexusctl dlq replay dead.agent.worker --order key:headers.order --dry-run"
 )]
 pub(super) struct ReplayArgs {
     /// The queue that the letters are in

@@ -8,7 +8,7 @@ use crate::deadletter::bundle_source::Contents;
 use crate::deadletter::replay::address::Target;
 use crate::deadletter::replay::caution::{Verdict, Watched};
 use crate::deadletter::replay::machine::End;
-use crate::deadletter::replay::plan::{Facts, Mode, Plan};
+use crate::deadletter::replay::plan::{Facts, Plan};
 use crate::deadletter::replay::spec::{RunSpec, Verb};
 
 use crate::cli::error::CliError;
@@ -70,7 +70,8 @@ pub struct ReplayView {
     target: String,
     /// Letters that waited when it began.
     ready: u64,
-    /// `drain` when none stays, `hold` when letters that stay are held to the end.
+    /// `drain` when none stays, `hold` when letters that stay are held to the end, `staged` when they
+    /// wait in a queue of their own, `stream` when the queue keeps all it has.
     mode: &'static str,
     /// How many may be out at once.
     window: u64,
@@ -95,6 +96,15 @@ pub struct ReplayView {
     altered: u64,
     /// Left: replayed too often.
     worn_out: u64,
+    /// Left: behind one that could not go.
+    behind: u64,
+    /// Letters put into the queue in which they wait while others are sent, in all attempts.
+    rested: u64,
+    /// Of these, those that are back where they were.
+    brought_back: u64,
+    /// How far a run is that puts letters elsewhere: `select`, `newcomers`, `back` or `whole`; null for
+    /// others.
+    stage: Option<&'static str>,
     /// Left: no queue took the copy.
     returned: u64,
     /// Left: the broker refused the copy.
@@ -129,7 +139,12 @@ impl View for ReplayView {
             _ => format!("queue {queue}"),
         };
         if self.dry_run {
-            let what = if self.mode == "drain" { "all go" } else { "what stays is held" };
+            let what = match self.mode {
+                "drain" => "all go",
+                "stream" => "nothing is taken from the stream",
+                "staged" => "what stays waits in a queue of its own, and is brought back",
+                _ => "what stays is held",
+            };
             page.line(format!("{from}: {} would go to {}", letters(self.ready), self.target));
             page.line(format!("{what}; at most {} would come twice after a kill", self.window));
         } else {
@@ -142,6 +157,9 @@ impl View for ReplayView {
             (self.not_wanted - self.nowhere.min(self.not_wanted), "left: not selected"),
             (self.nowhere, "left: nothing tells where else it belongs"),
             (self.worn_out, "left: replayed too often"),
+            (self.behind, "left: behind one that could not go"),
+            (self.rested, "put aside meanwhile, so that the others could be reached"),
+            (self.brought_back, "brought back from there"),
             (self.returned, "left: returned, no queue took the copy"),
             (self.nacked, "left: the copy was refused"),
             (self.not_sent, "left: not sent any more"),
@@ -206,10 +224,7 @@ pub(super) fn view_of(
         bundle: spec.bundle.as_ref().map(|path| path.display().to_string()),
         target: in_words(spec)?,
         ready: facts.ready,
-        mode: match plan.mode {
-            Mode::Drain => "drain",
-            Mode::Hold => "hold",
-        },
+        mode: plan.mode.as_str(),
         window: plan.rules.window,
         looked_at: 0,
         replayed: 0,
@@ -221,6 +236,10 @@ pub(super) fn view_of(
         gone: None,
         altered: 0,
         worn_out: 0,
+        behind: 0,
+        rested: 0,
+        brought_back: 0,
+        stage: None,
         returned: 0,
         nacked: 0,
         not_sent: 0,
@@ -259,6 +278,12 @@ impl ReplayView {
         self.nowhere = report.nowhere;
         self.filter_errors = report.filter_errors;
         self.worn_out = counts.worn_out;
+        self.behind = counts.behind;
+        if let Some(staged) = &report.staged {
+            self.rested = staged.rested;
+            self.brought_back = staged.brought_back;
+            self.stage = Some(staged.stage.as_str());
+        }
         self.returned = counts.returned;
         self.nacked = counts.nacked;
         self.not_sent = counts.not_sent;
@@ -272,6 +297,10 @@ impl ReplayView {
                 "the queue has letters that came back to it before: what stayed may now be behind those"
                     .to_owned(),
             );
+        }
+        if report.gone > 0 {
+            let number = count(report.gone, "letter");
+            self.warnings.push(format!("the stream let go of {number} before they were read"));
         }
         if let Some(error) = &report.first_filter_error {
             let number = count(report.filter_errors, "letter");
@@ -295,6 +324,11 @@ fn why_stopped(watched: &Watched) -> Option<String> {
         return Some("too many of those that went first came back".to_owned());
     }
     match report.ended {
+        _ if report.held_too_long => Some(
+            "letters that stay were held for as long as is safe; resume it, or see --max-hold and \
+             --staged"
+                .to_owned(),
+        ),
         _ if report.lives_at_risk => Some(
             "a letter that stays has few lives left; raise the delivery limit, or replay it too"
                 .to_owned(),
@@ -328,7 +362,7 @@ pub(super) fn status(watched: &Watched, stopped: ExitStatus) -> ExitStatus {
     if why_stopped(watched).is_none() {
         return ExitStatus::Done;
     }
-    if report.ended == End::Stopped && !report.lives_at_risk {
+    if report.ended == End::Stopped && !report.lives_at_risk && !report.held_too_long {
         return stopped;
     }
     if counts.replayed + counts.copied + counts.parked + counts.skipped > 0 {

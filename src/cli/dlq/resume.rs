@@ -22,6 +22,9 @@ use crate::cli::state;
 pub(super) struct ResumeArgs {
     /// The run, as `dlq runs` lists it
     run: String,
+    /// Send no more, and only bring back the letters that wait elsewhere: for a run with --staged
+    #[arg(long)]
+    pub(super) bring_back: bool,
     /// Say what would be done and what stands in the way, and touch nothing
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -47,6 +50,10 @@ pub(super) async fn find(id: &str, settings: &Settings) -> Result<(Journal, Stor
 pub(super) fn run(args: &ResumeArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
     let settings = session.settings()?;
     let (_, stored) = session.drive(find(&args.run, &settings))?;
+    if args.bring_back && stored.stage.is_none() {
+        let message = format!("run `{}` has put no letters elsewhere", stored.id);
+        return Err(CliError::usage(message).object(&stored.id));
+    }
     match stored.phase {
         Phase::Superseded => {
             let message = format!(

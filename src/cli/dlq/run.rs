@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::deadletter::replay::machine::State;
+use crate::deadletter::replay::rest;
 use crate::deadletter::replay::store::{Item, Journal, StoredRun, Tally};
 
 use crate::cli::error::CliError;
@@ -91,6 +92,10 @@ pub struct ReplayRunView {
     returned: u64,
     /// Letters whose copy was refused.
     nacked: u64,
+    /// Letters put into the queue in which they wait while others are sent.
+    rested: u64,
+    /// Of these, those that are back where they were.
+    brought_back: u64,
     /// Letters whose last copy may have arrived or not.
     unknown: u64,
     /// Letters that may have come twice.
@@ -100,11 +105,25 @@ pub struct ReplayRunView {
 impl ReplayRunView {
     /// What the journal has of a run.
     pub(super) fn of(journal: &Journal, run: &StoredRun) -> Result<ReplayRunView, CliError> {
-        let (tally, doubts) = (journal.tally(&run.id)?, journal.in_doubt(&run.id)?);
-        Ok(ReplayRunView::new(RunRow::from(run), run.why.clone(), tally, doubts))
+        let (mut tally, mut doubts) = (journal.tally(&run.id)?, journal.in_doubt(&run.id)?);
+        let mut moved = (tally.rested + tally.turned, 0);
+        for part in journal.parts(&run.id)? {
+            let of_part = journal.tally(&part)?;
+            moved.0 += of_part.rested;
+            moved.1 += of_part.confirmed + of_part.skipped;
+            tally.intent += of_part.intent;
+            doubts.extend(journal.in_doubt(&part)?);
+        }
+        Ok(ReplayRunView::new(RunRow::from(run), run.why.clone(), tally, moved, doubts))
     }
 
-    fn new(run: RunRow, why: Option<String>, tally: Tally, doubts: Vec<Item>) -> Self {
+    fn new(
+        run: RunRow,
+        why: Option<String>,
+        tally: Tally,
+        moved: (u64, u64),
+        doubts: Vec<Item>,
+    ) -> Self {
         let in_doubt = doubts.into_iter().map(|item| Doubt {
             id: item.key.to_string(),
             message_id: item.message_id,
@@ -121,6 +140,8 @@ impl ReplayRunView {
             held: tally.held,
             returned: tally.returned,
             nacked: tally.nacked,
+            rested: moved.0,
+            brought_back: moved.1,
             unknown: tally.intent,
             in_doubt: in_doubt.collect(),
         }
@@ -150,6 +171,14 @@ impl View for ReplayRunView {
             run.who,
             count(run.attempts, "attempt")
         ));
+        if run.stage.is_some_and(|stage| stage != "whole") {
+            page.line(format!(
+                "letters that stay are in queue {}{}: `nexusctl dlq resume {}` brings them back",
+                rest::PREFIX,
+                run.run,
+                run.run
+            ));
+        }
         if let Some(reason) = &run.reason {
             page.line(format!("reason: {reason}"));
         }
@@ -160,6 +189,8 @@ impl View for ReplayRunView {
             (self.held, "left"),
             (self.returned, "returned: no queue took the copy"),
             (self.nacked, "refused"),
+            (self.rested, "put aside meanwhile, so that the others could be reached"),
+            (self.brought_back, "brought back from there"),
             (self.unknown, "in doubt: the copy may have arrived"),
         ] {
             if number > 0 {

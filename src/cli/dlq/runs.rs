@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::deadletter::replay::spec::RunSpec;
-use crate::deadletter::replay::store::{Journal, StoredRun};
+use crate::deadletter::replay::store::{Journal, Stage, StoredRun};
 
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -45,6 +45,9 @@ pub(super) struct RunRow {
     pub(super) ended: Option<String>,
     /// `open` (at work, or killed), `stopped`, `done` or `superseded`.
     pub(super) phase: &'static str,
+    /// How far it is when it puts letters elsewhere meanwhile: `select`, `newcomers`, `back` or `whole`;
+    /// null for others.
+    pub(super) stage: Option<&'static str>,
     /// How often it was begun.
     pub(super) attempts: u64,
     /// Letters that waited when it began.
@@ -70,6 +73,7 @@ impl From<&StoredRun> for RunRow {
             started: run.started.to_string(),
             ended: run.ended.map(|at| at.to_string()),
             phase: run.phase.as_str(),
+            stage: run.stage.map(Stage::as_str),
             attempts: run.attempts,
             ready: run.watermark,
             who: run.who.clone(),

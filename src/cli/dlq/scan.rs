@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, FromArgMatches};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use crate::deadletter::store::{Ending, Scanned};
 use crate::delivery::peek::{ThroughOptions, cost};
 
 use crate::cli::connect::Connector;
+use crate::cli::consent::{self, Deed};
 use crate::cli::consume::{Offset, parse_offset};
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -117,7 +118,46 @@ enum Done {
     Scanned(Box<DeadLetterScanView>),
 }
 
-pub(super) fn run(args: &ScanArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+impl ScanArgs {
+    /// What `dlq scan QUEUE` means, with these options.
+    fn of(queue: &QueueName, options: &[&str]) -> Result<ScanArgs, CliError> {
+        let command = ScanArgs::augment_args(clap::Command::new("scan"));
+        let words = ["scan"].iter().chain(options).chain(&["--"]).copied();
+        let words = words.chain([queue.as_str()]);
+        command
+            .try_get_matches_from(words)
+            .and_then(|matches| ScanArgs::from_arg_matches(&matches))
+            .map_err(|error| CliError::usage(error.to_string()))
+    }
+}
+
+/// Scans a queue for a command that needs a scan, once whoever runs it has agreed to what that costs.
+pub(super) fn ask_and_scan(queue: &QueueName, session: &mut Session) -> Result<(), CliError> {
+    let wanted = ScanArgs::of(queue, &[])?;
+    let planned = work(&ScanArgs::of(queue, &["--dry-run"])?, session)?;
+    if let Done::Planned(plan, false) = planned {
+        let mut page = Page::default();
+        plan.text(&mut page);
+        let text = page.into_text();
+        // Its last line says that nothing was looked at, and that is about to change.
+        let lines = text.lines().filter(|line| *line != PeekPlanView::NOTHING_DONE);
+        let what = format!("scan queue `{queue}`, of which there is no scan");
+        let deed = Deed { what, losses: lines.map(str::to_owned).collect() };
+        let settings = session.settings()?;
+        consent::ask(session, &settings, &deed)?;
+    }
+    // One that is refused says why by itself.
+    if let Done::Scanned(view) = work(&wanted, session)? {
+        let line = view.scan.line(session.ui.stderr_style);
+        session.ui.status(line);
+        for warning in &view.warnings {
+            session.ui.warning(warning);
+        }
+    }
+    Ok(())
+}
+
+fn work(args: &ScanArgs, session: &mut Session) -> Result<Done, CliError> {
     let settings = session.settings()?;
     let target = Connector::of(session)?;
     let clock = std::sync::Arc::clone(&session.clock);
@@ -210,7 +250,11 @@ pub(super) fn run(args: &ScanArgs, session: &mut Session) -> Result<ExitStatus, 
         })))
     })?;
     bar.clear();
-    match done {
+    Ok(done)
+}
+
+pub(super) fn run(args: &ScanArgs, session: &mut Session) -> Result<ExitStatus, CliError> {
+    match work(args, session)? {
         Done::Planned(view, no) => {
             session.ui.report(&view)?;
             Ok(if no { ExitStatus::Negative } else { ExitStatus::Done })

@@ -7,15 +7,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::base::time::Timestamp;
-use crate::deadletter::body::{Content, Decoded, decode, hex};
+use crate::base::time::{Timestamp, ago};
 use crate::deadletter::journey::{Journey, Step, journey, links};
 use crate::deadletter::labels::Label;
-use crate::deadletter::mask::{mask, mask_text};
+use crate::deadletter::mask::mask_text;
+use crate::deadletter::plain::{body_of, body_value, properties_of};
 use crate::deadletter::sighting::Told;
 use crate::deadletter::store::{Scan, StoredLetter};
 use crate::deadletter::trail::{NewEntry, Noun};
-use crate::message::record::properties_json;
 
 use crate::cli::error::CliError;
 use crate::cli::exit::ExitStatus;
@@ -24,10 +23,7 @@ use crate::cli::session::Session;
 
 use super::audit::note;
 use super::label::LabelFileArgs;
-use super::stored::{ScanOf, ago, letter, pick, shown};
-
-/// Bytes of a body that are shown as hexadecimal.
-const HEX_SHOWN: usize = 1024;
+use super::stored::{ScanOf, letter, pick, shown};
 
 /// Arguments of `dlq show`.
 #[derive(Debug, Args)]
@@ -166,42 +162,6 @@ pub struct DeadLetterView {
     died: Option<String>,
 }
 
-/// A letter's body as a value, and what it is shown as.
-pub(super) fn body_value(decoded: Decoded, unmask: bool) -> (&'static str, Value) {
-    let hide = |text: String| if unmask { text } else { mask_text(&text) };
-    match decoded.content {
-        Content::Json(mut value) => {
-            if !unmask {
-                mask(&mut value);
-            }
-            ("json", value)
-        }
-        Content::Text(text) => ("text", hide(text).into()),
-        Content::Bytes(bytes) => ("hex", hex(&bytes, HEX_SHOWN).into()),
-    }
-}
-
-/// The properties of a letter, masked unless asked otherwise.
-pub(super) fn properties_value(letter: &StoredLetter, unmask: bool) -> Value {
-    let mut properties = properties_json(&letter.delivery.message.properties);
-    if !unmask {
-        mask(&mut properties);
-    }
-    properties
-}
-
-/// The body as far as it was kept. One that was cut cannot be unpacked.
-pub(super) fn body_of(letter: &StoredLetter) -> Decoded {
-    let message = &letter.delivery.message;
-    let encoding = message.properties.content_encoding.as_deref();
-    let mut decoded = decode(&message.body, encoding.filter(|_| letter.is_whole()));
-    if !letter.is_whole() {
-        let kept = count(message.body.len(), "byte");
-        decoded.trouble = Some(format!("only the first {kept} of {} were kept", letter.size));
-    }
-    decoded
-}
-
 impl DeadLetterView {
     pub(super) fn new(
         scan: &Scan,
@@ -221,7 +181,7 @@ impl DeadLetterView {
         let told = Told::of(&letter.delivery);
         let decoded = body_of(letter);
         let (unpacked, trouble) = (decoded.unpacked, decoded.trouble.clone());
-        let (body_as, body) = body_value(decoded, unmask);
+        let (body_as, body) = body_value(decoded.content, unmask);
         DeadLetterView {
             id: letter.id.to_string(),
             group: letter.group.to_string(),
@@ -239,7 +199,7 @@ impl DeadLetterView {
             exchange: letter.delivery.exchange.as_str().to_owned(),
             routing_key: letter.delivery.routing_key.as_str().to_owned(),
             redelivered: letter.delivery.redelivered,
-            properties: properties_value(letter, unmask),
+            properties: properties_of(letter, unmask),
             size: letter.size,
             kept: letter.delivery.message.body.len() as u64,
             body_as,

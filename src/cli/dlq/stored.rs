@@ -1,7 +1,5 @@
 //! Finding the scan, and the letter in it, that a command is about.
 
-use std::time::Duration;
-
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -187,27 +185,4 @@ impl ScanRow {
         let letters = count(self.letters, "letter");
         format!("{name}, scan {} of {}: {letters}{part}", self.scan, self.began)
     }
-}
-
-/// So long ago, in one unit.
-pub(super) fn ago(then: Timestamp, now: Timestamp) -> String {
-    old(now.since(then).as_secs())
-}
-
-/// So many seconds ago, in one unit.
-pub(super) fn old(seconds: u64) -> String {
-    let unit = match seconds {
-        0..=119 => Duration::from_secs(1),
-        120..=7_199 => Duration::from_secs(60),
-        7_200..=172_799 => Duration::from_secs(3600),
-        _ => Duration::from_secs(86_400),
-    };
-    let number = seconds / unit.as_secs();
-    let letter = match unit.as_secs() {
-        1 => "s",
-        60 => "m",
-        3600 => "h",
-        _ => "d",
-    };
-    format!("{number}{letter} ago")
 }

@@ -95,6 +95,11 @@ impl PeekPlanView {
     }
 }
 
+impl PeekPlanView {
+    /// The last line of its text.
+    pub(in crate::cli) const NOTHING_DONE: &'static str = "nothing was looked at";
+}
+
 impl View for PeekPlanView {
     const KIND: &'static str = "PeekPlan";
     fn text(&self, page: &mut Page) {
@@ -116,7 +121,7 @@ impl View for PeekPlanView {
             let word = page.style.attention("warning:");
             page.line(format!("{word} {warning}"));
         }
-        page.line("nothing was looked at");
+        page.line(PeekPlanView::NOTHING_DONE);
     }
 }
 

@@ -731,6 +731,7 @@ impl Machine {
                 if stops {
                     self.counts.not_sent += 1;
                     self.out -= u64::from(std::mem::take(&mut place.has_slot));
+                    place.was_out = false;
                     place.step = Step::Decided(State::Held);
                 } else if self.out >= self.rules.window && !place.has_slot {
                     break;
@@ -815,6 +816,7 @@ impl Machine {
                 Step::Fresh if stops => {
                     self.counts.not_sent += 1;
                     self.out -= u64::from(std::mem::take(&mut place.has_slot));
+                    place.was_out = false;
                     (State::Held, Step::Holding)
                 }
                 Step::Fresh if intended < self.rules.intents() => {

@@ -13,9 +13,12 @@ pub mod machine;
 pub mod plan;
 pub mod preflight;
 pub mod recall;
+pub mod rest;
 pub mod run;
 pub mod spec;
+pub mod stage;
 pub mod store;
+pub mod stream;
 
 #[cfg(test)]
 mod tests;

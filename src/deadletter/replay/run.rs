@@ -12,10 +12,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::base::id::QueueName;
 use crate::base::time::{Clock, Timestamp};
+use crate::broker::carry::stream_offset;
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, Delivery, LockError, LockHolder, Outcome,
-    Publisher, PublisherOptions, Settled, Ticket,
+    Broker, BrokerError, Consumer, ConsumerOptions, Delivery, DeliveryTag, LockError, LockHolder,
+    Outcome, Publish, Publisher, PublisherOptions, Settled, Settlement, Ticket,
 };
+use crate::deadletter::Lanes;
 use crate::deadletter::letter::LetterId;
 use crate::delivery::consume::Lives;
 use crate::delivery::pace::Pace;
@@ -27,10 +29,14 @@ use crate::storage::StorageError;
 use super::address::{Dress, RUN, Sender, Target, replays};
 use super::caution::MostBack;
 use super::machine::{
-    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Order, Position, Rules, Seen, Way,
+    Counts, Effect, End, Entry, Event, Fate, Known, Machine, Order, Position, Rules, Seen, State,
+    Way,
 };
 use super::recall::{is_gone, recall};
+use super::rest;
+use super::stage::Staged;
 use super::store::{Detail, Journal, Phase, StoredRun};
+use super::stream::{self, FromStream, Reach};
 
 /// Which letters are wanted, by their place, name and message. An error is for example a header that
 /// one does not have; such a letter stays.
@@ -47,6 +53,14 @@ pub struct ReplayOptions {
     pub target: Target,
     /// Where those are put aside that were replayed too often.
     pub park: Option<QueueName>,
+    /// Where letters wait that stay, when there is such a queue.
+    pub rest: Option<QueueName>,
+    /// Where the letters of `queue` lay before, and lie again afterwards, as they did.
+    pub home: Option<QueueName>,
+    /// Which letters must not overtake which, where the order goes by a key.
+    pub lanes: Option<Lanes>,
+    /// Send no more, and only bring back what waits elsewhere.
+    pub bring_back: bool,
     /// The rules.
     pub rules: Rules,
     /// Whether it is a quorum queue, where what comes back waits in a line of its own.
@@ -61,6 +75,10 @@ pub struct ReplayOptions {
     pub dress: Dress,
     /// Messages a second, at most.
     pub rate: Option<f64>,
+    /// How the stream is read, when it is one.
+    pub stream: Option<FromStream>,
+    /// How long letters are held, at most.
+    pub longest: Option<Duration>,
     /// How long it takes until that rate is reached.
     pub ramp: Duration,
     /// When to hold no more letters that come back often.
@@ -102,12 +120,18 @@ pub struct ReplayReport {
     pub lives_at_risk: bool,
     /// The queue counts letters that it does not hand out.
     pub stalled: bool,
+    /// Letters were held for as long as they may be.
+    pub held_too_long: bool,
+    /// Letters that a stream let go of before they were read.
+    pub gone: u64,
     /// More letters came back than may.
     pub too_many_back: Option<u64>,
     /// Whether it is certain that what stayed is where it was.
     pub order_kept: bool,
     /// Letters that wait afterwards; `None` when the broker could not be asked.
     pub left: Option<u64>,
+    /// What became of letters that wait elsewhere meanwhile.
+    pub staged: Option<Staged>,
 }
 
 impl Default for ReplayReport {
@@ -124,10 +148,20 @@ impl Default for ReplayReport {
             failure: None,
             lives_at_risk: false,
             stalled: false,
+            held_too_long: false,
+            gone: 0,
             too_many_back: None,
             order_kept: true,
             left: None,
+            staged: None,
         }
+    }
+}
+
+impl ReplayOptions {
+    /// The queue by which the letters are named.
+    fn home(&self) -> &QueueName {
+        self.home.as_ref().unwrap_or(&self.queue)
     }
 }
 
@@ -143,6 +177,14 @@ pub enum ReplayError {
     /// The journal failed.
     #[error(transparent)]
     Journal(#[from] StorageError),
+    /// The queue in which letters are to wait is not safe for them.
+    #[error("letters cannot wait in queue `{queue}`: {why}")]
+    Rest {
+        /// Its name.
+        queue: String,
+        /// Why not.
+        why: String,
+    },
 }
 
 /// The name of the lock on a queue.
@@ -209,23 +251,52 @@ pub async fn run(
     wants: &mut Wants<'_>,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<ReplayReport, ReplayError> {
-    let Scene { broker, copies_to, journal, clock, stop } = *scene;
-    let queue = &options.queue;
-    let name = lock_name(broker.identity().vhost.as_str(), queue);
+    let Scene { broker, journal, clock, .. } = *scene;
+    let name = lock_name(broker.identity().vhost.as_str(), &options.queue);
     let lock = broker.lock(&name, &options.holder).await?;
-    let mut anchor = None;
     let is_resumed = matches!(begin, Begin::Again);
     match begin {
         Begin::New(stored) => journal.begin(*stored).await?,
-        Begin::Again => {
-            if options.looks {
-                anchor = journal.anchor(&options.run)?;
-            }
-            journal.again(&options.run, &options.holder).await?;
-        }
+        Begin::Again => journal.again(&options.run, &options.holder).await?,
     }
+    let report = work(scene, is_resumed, options, wants, progress).await?;
+    let all = report.ended <= End::First || report.ended == End::Dry && !report.stalled;
+    let all = all && report.failure.is_none();
+    let refused = report.counts.returned + report.counts.nacked;
+    let phase = match all && refused == 0 {
+        true if options.is_part => Phase::Stopped,
+        true => Phase::Done,
+        false => Phase::Stopped,
+    };
+    let why = if options.is_part && all { CANARY } else { why(report.ended) };
+    let who = &options.holder.who;
+    journal.end(&options.run, phase, why, who, clock.now()).await?;
+    let _ = lock.release().await;
+    Ok(report)
+}
+
+/// One attempt at a run that the journal knows, or at a part of one; whoever calls it has the lock.
+pub(super) async fn work(
+    scene: &Scene<'_>,
+    is_resumed: bool,
+    options: &ReplayOptions,
+    wants: &mut Wants<'_>,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<ReplayReport, ReplayError> {
+    let Scene { broker, copies_to, journal, clock, stop } = *scene;
+    let queue = &options.queue;
+    let anchor = if is_resumed && options.looks { journal.anchor(&options.run)? } else { None };
     let next = journal.next_position(&options.run)?;
     let mut rules = options.rules;
+    let mut reach = None;
+    if let Some(from) = options.stream {
+        let found = stream::reach(broker, journal, options, from).await?;
+        rules.watermark = rules.watermark.saturating_sub(found.looked);
+        if found.start.is_some_and(|start| start >= found.end) || found.end == 0 {
+            rules.watermark = 0;
+        }
+        reach = Some(found);
+    }
     if is_resumed {
         let gone = journal.gone(&options.run)?;
         rules.first = rules.first.map(|first| first.saturating_sub(gone));
@@ -238,7 +309,15 @@ pub async fn run(
     // To come to its anchor, a resumed run holds all that lies before.
     let ahead = if anchor.is_some() { options.rules.watermark } else { 0 };
     let prefetch = u16::try_from(options.rules.prefetch.max(ahead)).unwrap_or(u16::MAX);
-    let subscription = ConsumerOptions { prefetch, reconnect: false, ..Default::default() };
+    let mut subscription = ConsumerOptions { prefetch, reconnect: false, ..Default::default() };
+    if let Some(reach) = &reach {
+        subscription.prefetch = stream::PREFETCH;
+        let start = reach.start.map_or_else(
+            || FieldValue::from("first"),
+            |offset| FieldValue::Int64(i64::try_from(offset).unwrap_or(i64::MAX)),
+        );
+        subscription.arguments.insert("x-stream-offset", start);
+    }
     let ready = if options.most_back.breaks {
         broker.depth(queue).await?.map_or(0, |depth| depth.ready)
     } else {
@@ -259,7 +338,8 @@ pub async fn run(
         vhost: broker.identity().vhost.to_string(),
         sender,
         machine: Machine::new(rules, next),
-        counts_met: is_resumed && rules.first.is_some(),
+        reading: reach.map(Reading::new),
+        counts_met: is_resumed && rules.first.is_some() && options.stream.is_none(),
         consumer,
         publisher,
         consumer_is_gone: false,
@@ -282,19 +362,36 @@ pub async fn run(
         run.meet_again(&anchor, wants, stop).await;
     }
     run.report.ended = run.go(wants, stop, progress).await;
-    let Run {
-        mut consumer, publisher, machine, mut report, delivered, mut last_redelivered, ..
-    } = run;
+    let Run { consumer, publisher, machine, mut report, delivered, last_redelivered, .. } = run;
     report.counts = machine.counts();
     // Every outcome is known; a way out that does not close well changes nothing.
     let _ = publisher.close().await;
+    if options.stream.is_some() {
+        // Nothing of it goes back to anywhere.
+        let _ = consumer.close().await;
+    } else {
+        put_back(broker, options, consumer, &mut report, delivered, last_redelivered).await;
+    }
+    report.left = broker.depth(queue).await.ok().flatten().map(|depth| depth.ready);
+    Ok(report)
+}
+
+/// Lets go of what is held, so that it is back at its places.
+async fn put_back(
+    broker: &dyn Broker,
+    options: &ReplayOptions,
+    mut consumer: Box<dyn Consumer>,
+    report: &mut ReplayReport,
+    delivered: u64,
+    mut last_redelivered: bool,
+) {
     let mut held = delivered.saturating_sub(report.counts.acked);
     while let Some(delivery) = consumer.ready() {
         held += 1;
         last_redelivered = delivery.redelivered;
     }
     let left = options.rules.watermark.saturating_sub(report.counts.acked);
-    let mut hold = Hold::new(broker, queue, options.poll);
+    let mut hold = Hold::new(broker, &options.queue, options.poll);
     hold.adopt(consumer, held);
     // On a quorum queue what comes back joins the end of the line of all that came back before: the whole
     // of that line has to be held, or its head changes.
@@ -308,20 +405,6 @@ pub async fn run(
             report.failure.get_or_insert_with(|| error.to_string());
         }
     }
-    report.left = broker.depth(queue).await.ok().flatten().map(|depth| depth.ready);
-    let all = report.ended <= End::First || report.ended == End::Dry && !report.stalled;
-    let all = all && report.failure.is_none();
-    let refused = report.counts.returned + report.counts.nacked;
-    let phase = match all && refused == 0 {
-        true if options.is_part => Phase::Stopped,
-        true => Phase::Done,
-        false => Phase::Stopped,
-    };
-    let why = if options.is_part && all { CANARY } else { why(report.ended) };
-    let who = &options.holder.who;
-    journal.end(&options.run, phase, why, who, clock.now()).await?;
-    let _ = lock.release().await;
-    Ok(report)
 }
 
 /// Why a run ended of which only the first letters went so far, as a word for the journal.
@@ -342,6 +425,31 @@ pub fn why(end: End) -> &'static str {
     }
 }
 
+/// What a run knows of the stream that it reads.
+struct Reading {
+    reach: Reach,
+    /// The offset that comes next, once one has come.
+    next: Option<u64>,
+    /// Letters that are not in the journal yet.
+    unwritten: usize,
+    /// Deliveries taken since the broker was asked for more, and the last of them.
+    uncredited: (u16, Option<DeliveryTag>),
+    /// The offsets of letters that are to be written.
+    offsets: HashMap<Position, u64>,
+}
+
+impl Reading {
+    fn new(reach: Reach) -> Reading {
+        Reading {
+            reach,
+            next: reach.start,
+            unwritten: 0,
+            uncredited: (0, None),
+            offsets: HashMap::new(),
+        }
+    }
+}
+
 struct Letter {
     delivery: Delivery,
     key: LetterId,
@@ -356,6 +464,7 @@ struct Run<'a> {
     vhost: String,
     sender: Sender,
     machine: Machine,
+    reading: Option<Reading>,
     consumer: Box<dyn Consumer>,
     publisher: Box<dyn Publisher>,
     consumer_is_gone: bool,
@@ -408,7 +517,7 @@ impl Run<'_> {
                 Err(_) => break,
             };
             bytes += delivery.message.body.len();
-            head.push(LetterId::of(&self.vhost, &self.options.queue, &delivery.message));
+            head.push(LetterId::of(&self.vhost, self.options.home(), &delivery.message));
             taken.push(delivery);
         }
         let (journal, run) = (self.journal, &self.options.run);
@@ -465,7 +574,8 @@ impl Run<'_> {
                 self.letters.remove(&position);
             }
             Effect::Settle(tag, how, _) => {
-                if self.consumer_is_gone {
+                // A stream keeps it; there an ack asks for more, and that is asked for otherwise.
+                if self.consumer_is_gone || self.reading.is_some() {
                     return;
                 }
                 match self.consumer.settle(tag, how).await {
@@ -476,6 +586,7 @@ impl Run<'_> {
             }
             Effect::Flush => {
                 if !self.consumer_is_gone
+                    && self.reading.is_none()
                     && let Err(error) = self.consumer.flush().await
                 {
                     self.lose_consumer(Some(&error));
@@ -503,10 +614,13 @@ impl Run<'_> {
         let detailed = entries
             .into_iter()
             .map(|entry| {
-                let detail = match &entry {
-                    Entry::New(position, ..) => self.detail(*position),
-                    Entry::Now(..) => Detail::default(),
-                };
+                let mut detail = Detail::default();
+                if let Entry::New(position, _, state) = &entry {
+                    detail = self.detail(*position, *state);
+                    if let Some(reading) = &mut self.reading {
+                        detail.place = reading.offsets.remove(position);
+                    }
+                }
                 (entry, detail)
             })
             .collect();
@@ -515,35 +629,51 @@ impl Run<'_> {
         self.writing = Some(tokio::spawn(async move { journal.note(&run, detailed, now).await }));
     }
 
-    fn detail(&self, position: Position) -> Detail {
+    fn detail(&self, position: Position, state: State) -> Detail {
         let Some(letter) = self.letters.get(&position) else { return Detail::default() };
-        let target = self.sender.address(&letter.delivery).ok().map(|(exchange, key)| {
-            if self.options.target == Target::Bundle {
+        let to_queue = match state {
+            State::Intent(Way::Rest) => self.options.rest.as_ref(),
+            State::Intent(Way::Parked) => self.options.park.as_ref(),
+            _ => self.options.home.as_ref(),
+        };
+        let address = || {
+            let (exchange, key) = self.sender.address(&letter.delivery).ok()?;
+            Some(if self.options.target == Target::Bundle {
                 "bundle".to_owned()
             } else if exchange.as_str().is_empty() {
                 format!("queue {key}")
             } else {
                 format!("exchange {exchange} key {key}")
-            }
-        });
-        Detail { message_id: letter.delivery.message.properties.message_id.clone(), target }
+            })
+        };
+        let target = to_queue.map(|queue| format!("queue {queue}")).or_else(address);
+        let message_id = letter.delivery.message.properties.message_id.clone();
+        Detail { message_id, target, place: None }
+    }
+
+    /// What is published for a letter.
+    fn made(&self, position: Position, way: Way) -> Option<Publish> {
+        let ReplayOptions { rest, park, home, login, .. } = self.options;
+        let Letter { delivery, key } = self.letters.get(&position)?;
+        match way {
+            Way::Rest => rest.as_ref().map(|rest| rest::away(delivery, rest)),
+            Way::Parked => park.as_ref().map(|park| self.sender.parked(delivery, key, park)),
+            Way::Target => match home {
+                Some(home) => Some(rest::back(delivery, home, login.as_deref())),
+                None => self.sender.letter(delivery, key).ok(),
+            },
+        }
     }
 
     async fn publish(&mut self, position: Position, way: Way, stop: &Stop) {
-        let Some(letter) = self.letters.remove(&position) else {
+        let Some(publish) = self.made(position, way) else {
             self.machine.on(Event::Outcome(position, Fate::NotSent));
             return;
         };
-        let publish = match (way, &self.options.park) {
-            (Way::Parked, Some(park)) => {
-                Some(self.sender.parked(&letter.delivery, &letter.key, park))
-            }
-            _ => self.sender.letter(&letter.delivery, &letter.key).ok(),
-        };
-        let Some(publish) = publish else {
-            self.machine.on(Event::Outcome(position, Fate::NotSent));
-            return;
-        };
+        // What its target refuses is wanted again, to be put where the others wait.
+        if !self.options.rules.rests {
+            self.letters.remove(&position);
+        }
         if let Some(pace) = &mut self.pace {
             let wait = pace.wait(self.began.elapsed());
             // Told to stop, it sends what is intended at once, and no more of it.
@@ -566,7 +696,10 @@ impl Run<'_> {
     fn outcome(&mut self, ticket: Ticket, outcome: Outcome) {
         let Some(position) = self.tickets.remove(&ticket) else { return };
         let fate = match outcome {
-            Outcome::Confirmed => Fate::Confirmed,
+            Outcome::Confirmed => {
+                self.letters.remove(&position);
+                Fate::Confirmed
+            }
             Outcome::Returned { code, text } => {
                 self.report.refusal.get_or_insert_with(|| format!("{code} {text}"));
                 Fate::Returned
@@ -604,6 +737,76 @@ impl Run<'_> {
         }
     }
 
+    /// Takes in a letter.
+    fn take(&mut self, delivery: Delivery, wants: &mut Wants<'_>) {
+        let Some(reading) = &mut self.reading else { return self.see(delivery, None, wants) };
+        reading.uncredited = (reading.uncredited.0 + 1, Some(delivery.tag));
+        let Some(offset) = stream_offset(&delivery) else {
+            self.fail(&"a letter came from the stream without its offset");
+            self.machine.on(Event::Stop);
+            return;
+        };
+        let Reach { start, end, known, .. } = reading.reach;
+        // A broker may hand out the whole chunk in which the offset lies.
+        if start.is_some_and(|start| offset < start) {
+            return;
+        }
+        if offset >= end {
+            self.machine.on(Event::Dry);
+            return;
+        }
+        if let Some(next) = reading.next {
+            self.report.gone += offset.saturating_sub(next);
+        }
+        reading.next = Some(offset + 1);
+        let mut found = None;
+        if known.is_some_and(|last| offset <= last) {
+            match self.journal.at_offset(&self.options.run, offset) {
+                Ok(row) => found = row,
+                Err(error) => {
+                    self.fail(&error);
+                    self.machine.on(Event::Stop);
+                    return;
+                }
+            }
+        }
+        let known = found.map(|(position, state)| Known { position, state });
+        match known {
+            Some(_) => self.report.recalled += 1,
+            None => {
+                reading.offsets.insert(self.machine.next(), offset);
+            }
+        }
+        reading.unwritten += 1;
+        self.see(delivery, known, wants);
+        if offset + 1 >= end {
+            self.machine.on(Event::Dry);
+        }
+    }
+
+    /// Whether another letter may be taken.
+    fn takes(&self) -> bool {
+        let room = self.reading.as_ref().is_none_or(|reading| {
+            let most = usize::from(stream::PREFETCH)
+                + usize::try_from(self.options.rules.intents()).unwrap_or(usize::MAX);
+            self.letters.len() + reading.unwritten < most
+        });
+        room && self.machine.takes() && !self.consumer_is_gone
+    }
+
+    /// Asks a stream for more once half of what may be here was taken.
+    async fn give_credit(&mut self) {
+        let Some(reading) = &mut self.reading else { return };
+        if reading.uncredited.0 < stream::PREFETCH / 2 || self.consumer_is_gone {
+            return;
+        }
+        if let (_, Some(tag)) = std::mem::take(&mut reading.uncredited)
+            && let Err(error) = self.consumer.settle(tag, Settlement::AckUpTo).await
+        {
+            self.lose_consumer(Some(&error));
+        }
+    }
+
     fn see(&mut self, delivery: Delivery, known: Option<Known>, wants: &mut Wants<'_>) {
         let known = match known {
             None if self.options.numbered => self.known_by_number(delivery.tag.tag),
@@ -613,10 +816,13 @@ impl Run<'_> {
         self.empty_looks = 0;
         self.delivered += 1;
         self.last_redelivered = delivery.redelivered;
-        let key = LetterId::of(&self.vhost, &self.options.queue, &delivery.message);
+        let key = LetterId::of(&self.vhost, self.options.home(), &delivery.message);
         let headers = delivery.message.properties.headers.as_ref();
-        let is_echo = headers.and_then(|headers| headers.get(RUN)).and_then(FieldValue::as_text)
-            == Some(self.options.run.as_str());
+        // What waited is only brought back, whoever sent it.
+        let comes_home = self.options.home.is_some();
+        let is_echo = !comes_home
+            && headers.and_then(|headers| headers.get(RUN)).and_then(FieldValue::as_text)
+                == Some(self.options.run.as_str());
         let position = known.map_or(self.machine.next(), |known| known.position);
         let none = FieldTable::new();
         let replays = replays(headers.unwrap_or(&none));
@@ -625,9 +831,20 @@ impl Run<'_> {
             self.report.first_filter_error.get_or_insert(error);
             false
         });
-        if wanted && !is_echo && self.sender.address(&delivery).is_err() {
+        if wanted && !is_echo && !comes_home && self.sender.address(&delivery).is_err() {
             self.report.nowhere += 1;
             wanted = false;
+        }
+        let mut lane = None;
+        if wanted && let Some(lanes) = &self.options.lanes {
+            match lanes.lane(position, &delivery) {
+                Ok(found) => lane = Some(found),
+                Err(error) => {
+                    self.report.filter_errors += 1;
+                    self.report.first_filter_error.get_or_insert_with(|| error.to_string());
+                    wanted = false;
+                }
+            }
         }
         let Lives { limit, keep } = self.options.lives;
         let at_risk = limit.is_some_and(|limit| limit.saturating_sub(returns_of(&delivery)) < keep);
@@ -648,7 +865,7 @@ impl Run<'_> {
             });
             rows.iter().any(|(_, state)| is_gone(*state))
         };
-        let seen = Seen { tag, key, wanted, is_echo, replays, lane: None, is_met, known };
+        let seen = Seen { tag, key, wanted, is_echo, replays, lane, is_met, known };
         self.machine.on(Event::Seen(seen));
         if at_risk && !wanted {
             self.report.lives_at_risk = true;
@@ -687,10 +904,17 @@ impl Run<'_> {
             Stop,
             Quiet,
         }
-        if self.take_ready(wants) {
+        if self.options.longest.is_some_and(|longest| self.began.elapsed() >= longest)
+            && !std::mem::replace(&mut self.report.held_too_long, true)
+        {
+            self.machine.on(Event::Stop);
             return;
         }
-        let takes = self.machine.takes() && !self.consumer_is_gone;
+        if self.take_ready(wants) {
+            self.give_credit().await;
+            return;
+        }
+        let takes = self.takes();
         let busy = self.publisher.in_flight() > 0;
         let writing = &mut self.writing;
         let came = tokio::select! {
@@ -718,12 +942,17 @@ impl Run<'_> {
             () = tokio::time::sleep(self.options.poll) => Came::Quiet,
         };
         match came {
-            Came::Delivery(delivery) => self.see(delivery, None, wants),
+            Came::Delivery(delivery) => self.take(delivery, wants),
             Came::Outcome(ticket, outcome) => self.outcome(ticket, outcome),
             Came::Written(result) => {
                 self.writing = None;
                 match result {
-                    Ok(()) => self.machine.on(Event::Written),
+                    Ok(()) => {
+                        if let Some(reading) = &mut self.reading {
+                            reading.unwritten = 0;
+                        }
+                        self.machine.on(Event::Written);
+                    }
                     Err(error) => {
                         self.fail(&error);
                         self.machine.on(Event::WriteFailed);
@@ -738,6 +967,7 @@ impl Run<'_> {
             Came::Quiet => self.quiet().await,
         }
         self.take_ready(wants);
+        self.give_credit().await;
     }
 
     /// Takes in what is here without waiting; whether there was anything.
@@ -748,11 +978,11 @@ impl Run<'_> {
             any = true;
         }
         for _ in 0..AT_ONCE {
-            if !self.machine.takes() || self.consumer_is_gone {
+            if !self.takes() {
                 break;
             }
             let Some(delivery) = self.consumer.ready() else { break };
-            self.see(delivery, None, wants);
+            self.take(delivery, wants);
             any = true;
         }
         any
@@ -760,6 +990,14 @@ impl Run<'_> {
 
     async fn quiet(&mut self) {
         if !self.machine.takes() || !self.machine.is_idle() {
+            return;
+        }
+        if self.reading.is_some() {
+            // What it had at the beginning has not all come.
+            if self.quiet_since.elapsed() >= self.options.patience {
+                self.report.stalled = true;
+                self.machine.on(Event::Dry);
+            }
             return;
         }
         let ready = match self.broker.depth(&self.options.queue).await {

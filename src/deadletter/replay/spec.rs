@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
-use crate::deadletter::Selection;
+use crate::deadletter::{Lanes, Selection};
 use crate::delivery::pace::Pace;
 
 use super::address::{Dress, Target};
 use super::caution::{Canary, Caution, MostBack};
 use super::machine::Order;
-use super::plan::{Request, WINDOW};
+use super::plan::{MOST_HELD, Request, WINDOW};
 
 /// What becomes of the letters that are meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,15 +83,18 @@ pub enum OrderSpec {
     None,
     /// Stop, and send no letter before the one ahead of it is confirmed.
     Strict,
+    /// The same among letters for which this CEL expression has the same value; others go on.
+    Key(String),
 }
 
 impl fmt::Display for OrderSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            OrderSpec::Queue => "queue",
-            OrderSpec::None => "none",
-            OrderSpec::Strict => "strict",
-        })
+        match self {
+            OrderSpec::Queue => f.write_str("queue"),
+            OrderSpec::None => f.write_str("none"),
+            OrderSpec::Strict => f.write_str("strict"),
+            OrderSpec::Key(key) => write!(f, "key:{key}"),
+        }
     }
 }
 
@@ -109,7 +112,13 @@ impl FromStr for OrderSpec {
             "queue" => Ok(OrderSpec::Queue),
             "none" => Ok(OrderSpec::None),
             "strict" => Ok(OrderSpec::Strict),
-            _ => Err(format!("`{text}` is no order; write queue, none or strict")),
+            _ => match text.strip_prefix("key:") {
+                Some(key) if !key.trim().is_empty() => Ok(OrderSpec::Key(key.to_owned())),
+                _ => Err(format!(
+                    "`{text}` is no order; write queue, none, strict or key:CEL, such as \
+                     key:headers.order"
+                )),
+            },
         }
     }
 }
@@ -208,6 +217,21 @@ pub struct RunSpec {
     /// The fewest lives that a letter which goes back may have.
     #[serde(default = "min_lives")]
     pub min_lives: u64,
+    /// Look only at so many letters from the head.
+    #[serde(default)]
+    pub within: Option<u64>,
+    /// Begin at this offset of a stream.
+    #[serde(default)]
+    pub from: Option<u64>,
+    /// Hold letters that stay for so long at most, in milliseconds.
+    #[serde(default)]
+    pub max_hold_ms: Option<u64>,
+    /// Hold so many letters at most.
+    #[serde(default = "most_held")]
+    pub most_held: u64,
+    /// Put letters that stay into a queue of their own meanwhile, instead of holding them.
+    #[serde(default)]
+    pub staged: bool,
 }
 
 fn max_replays() -> u64 {
@@ -220,6 +244,10 @@ fn window() -> u64 {
 
 fn min_lives() -> u64 {
     3
+}
+
+fn most_held() -> u64 {
+    MOST_HELD
 }
 
 impl Default for RunSpec {
@@ -249,6 +277,11 @@ impl Default for RunSpec {
             allow_expiry: false,
             allow_loss: false,
             min_lives: min_lives(),
+            within: None,
+            from: None,
+            max_hold_ms: None,
+            most_held: most_held(),
+            staged: false,
         }
     }
 }
@@ -256,6 +289,9 @@ impl Default for RunSpec {
 /// Why a run cannot be what it is asked to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
+    /// The key by which order is kept cannot be read.
+    #[error("--order: {0}")]
+    Order(String),
     /// The place to send to is written wrongly.
     #[error("--to-exchange: {0}")]
     Exchange(String),
@@ -320,6 +356,9 @@ impl RunSpec {
             && Pace::new(rate).is_none()
         {
             return Err(SpecError::Rate(rate.to_string()));
+        }
+        if let OrderSpec::Key(key) = &self.order {
+            Lanes::new(key, "", queue).map_err(|error| SpecError::Order(error.to_string()))?;
         }
         if let Some(percent) = self.max_return_percent
             && !(0.0..=100.0).contains(&percent)
@@ -402,6 +441,7 @@ impl RunSpec {
                 OrderSpec::Queue => Order::Queue,
                 OrderSpec::None => Order::None,
                 OrderSpec::Strict => Order::Strict,
+                OrderSpec::Key(_) => Order::Key,
             },
             max_replays: if self.begins_anew() { self.max_replays } else { u64::MAX },
             parks: self.park.is_some(),
@@ -409,7 +449,15 @@ impl RunSpec {
             min_lives: self.min_lives,
             allow_expiry: self.allow_expiry,
             allow_loss: self.allow_loss,
+            within: self.within,
+            from: self.from,
+            max_hold: self.max_hold_ms.map(Duration::from_millis),
+            most_held: self.most_held,
+            staged: self.staged,
             keeps: self.verb.keeps(),
+            counts_returns: self.canary.is_some()
+                || self.max_return_percent.is_some()
+                || self.verify_ms.is_some(),
         }
     }
 }
@@ -422,7 +470,7 @@ mod tests {
     fn a_spec_is_read_back_as_it_was_written() {
         let spec = RunSpec {
             to: Some(QueueName::new("repaired").unwrap()),
-            order: OrderSpec::Strict,
+            order: OrderSpec::Key("headers.order".to_owned()),
             rate: Some(2.5),
             ..RunSpec::default()
         };
@@ -443,6 +491,14 @@ mod tests {
             (RunSpec { to: Some(queue.clone()), ..RunSpec::default() }, "both where"),
             (RunSpec { park: Some(queue.clone()), ..RunSpec::default() }, "both where"),
             (RunSpec { rate: Some(0.0), ..RunSpec::default() }, "no rate"),
+            (
+                RunSpec { order: OrderSpec::Key("headers.".to_owned()), ..RunSpec::default() },
+                "--order",
+            ),
+            (
+                RunSpec { order: OrderSpec::Key("nothing".to_owned()), ..RunSpec::default() },
+                "nothing",
+            ),
             (RunSpec { ramp_ms: 5, ..RunSpec::default() }, "no --rate"),
             (RunSpec { max_return_percent: Some(101.0), ..RunSpec::default() }, "no share"),
             (RunSpec { selection: selection("abcd"), ..RunSpec::default() }, "beginning"),

@@ -23,7 +23,8 @@ use super::spec::Verb;
 /// What this room keeps in a state file.
 pub const ROOM: Room = Room {
     name: "replay",
-    migrations: &["
+    migrations: &[
+        "
 CREATE TABLE replay_run(
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -53,7 +54,16 @@ CREATE TABLE replay_item(
     PRIMARY KEY(run, position)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX replay_item_key ON replay_item(run, key);
-"],
+",
+        "
+ALTER TABLE replay_run ADD COLUMN parent TEXT;
+ALTER TABLE replay_run ADD COLUMN stage INTEGER;
+ALTER TABLE replay_run ADD COLUMN stream_end INTEGER;
+ALTER TABLE replay_item ADD COLUMN place INTEGER;
+CREATE INDEX replay_run_parent ON replay_run(parent) WHERE parent IS NOT NULL;
+CREATE INDEX replay_item_place ON replay_item(run, place) WHERE place IS NOT NULL;
+",
+    ],
 };
 
 /// What a run writes into: its journal, and the trail.
@@ -102,6 +112,62 @@ impl Phase {
     }
 }
 
+/// How far a run is that puts letters which stay into a queue of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// What is wanted goes to its target, and the others into that queue.
+    Select,
+    /// What came meanwhile goes there too, behind them.
+    Newcomers,
+    /// All of them are brought back.
+    Back,
+    /// They are back, and the queue in which they waited is gone.
+    Whole,
+}
+
+impl Stage {
+    /// The stage as a word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Stage::Select => "select",
+            Stage::Newcomers => "newcomers",
+            Stage::Back => "back",
+            Stage::Whole => "whole",
+        }
+    }
+
+    const fn number(self) -> i64 {
+        match self {
+            Stage::Select => 0,
+            Stage::Newcomers => 1,
+            Stage::Back => 2,
+            Stage::Whole => 3,
+        }
+    }
+
+    fn of(number: i64) -> Stage {
+        match number {
+            0 => Stage::Select,
+            1 => Stage::Newcomers,
+            2 => Stage::Back,
+            _ => Stage::Whole,
+        }
+    }
+}
+
+/// How far a run through a stream is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamPlace {
+    /// The offset at which it ends, once that is known.
+    pub end: Option<u64>,
+    /// The first offset in the journal whose letter is not confirmed.
+    pub first_open: Option<u64>,
+    /// The last offset in the journal.
+    pub last: Option<u64>,
+    /// Letters in the journal before the first that is not confirmed.
+    pub before: u64,
+}
+
 /// A run as the journal has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRun {
@@ -131,6 +197,8 @@ pub struct StoredRun {
     pub phase: Phase,
     /// Why it ended.
     pub why: Option<String>,
+    /// How far it is, when it puts letters which stay into a queue of their own.
+    pub stage: Option<Stage>,
 }
 
 /// A letter as the journal has it.
@@ -157,6 +225,8 @@ pub struct Detail {
     pub message_id: Option<String>,
     /// Where it goes.
     pub target: Option<String>,
+    /// Where it stands in its stream.
+    pub place: Option<u64>,
 }
 
 /// How many letters are in each state.
@@ -225,7 +295,7 @@ pub struct Journal {
 }
 
 const RUN_COLUMNS: &str = "id, broker, vhost, queue, request, who, reason, started, ended, \
-                           watermark, attempts, phase, why";
+                           watermark, attempts, phase, why, stage";
 
 fn run_of(row: &Row<'_>) -> SqlResult<StoredRun> {
     let time = |ms: i64| Timestamp::from_unix_ms(ms);
@@ -243,6 +313,7 @@ fn run_of(row: &Row<'_>) -> SqlResult<StoredRun> {
         attempts: row.get::<_, i64>(10)?.unsigned_abs(),
         phase: Phase::of(row.get(11)?),
         why: row.get(12)?,
+        stage: row.get::<_, Option<i64>>(13)?.map(Stage::of),
     })
 }
 
@@ -259,7 +330,11 @@ fn signed(number: u64) -> i64 {
 
 fn run_called(connection: &Connection, id: &str) -> SqlResult<Option<StoredRun>> {
     connection
-        .query_row(&format!("SELECT {RUN_COLUMNS} FROM replay_run WHERE id = ?"), [id], run_of)
+        .query_row(
+            &format!("SELECT {RUN_COLUMNS} FROM replay_run WHERE id = ? AND parent IS NULL"),
+            [id],
+            run_of,
+        )
         .optional()
 }
 
@@ -324,8 +399,8 @@ impl Journal {
         self.file.read(|connection| work(connection).map_err(|error| self.file.fault(&error)))
     }
 
-    /// Begins a run, and tells the trail. Runs of the same queue that did not end cannot be resumed
-    /// from now on.
+    /// Begins a run, and tells the trail. Runs of the same queue that did not end cannot be resumed from
+    /// now on, but for those that have letters elsewhere.
     ///
     /// # Errors
     /// When the file fails.
@@ -336,6 +411,7 @@ impl Journal {
                 .prepare(
                     "UPDATE replay_run SET phase = ?4
                      WHERE broker = ?1 AND vhost = ?2 AND queue = ?3 AND phase IN (0, 1)
+                         AND (stage IS NULL OR stage = 3)
                          AND coalesce(json_extract(request, '$.verb'), '') <> 'import'
                          AND coalesce(json_extract(?5, '$.verb'), '') <> 'import'
                      RETURNING id",
@@ -347,7 +423,7 @@ impl Journal {
                 .collect::<SqlResult<_>>()?;
             connection.execute(
                 "INSERT INTO replay_run(id, broker, vhost, queue, request, who, reason, started,
-                     watermark, attempts, phase) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
+                     watermark, attempts, phase, stage) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?)",
                 (
                     &run.id,
                     &run.broker,
@@ -358,6 +434,7 @@ impl Journal {
                     &run.reason,
                     run.started.unix_ms(),
                     signed(run.watermark),
+                    run.stage.map(Stage::number),
                 ),
             )?;
             let details = json!({
@@ -371,6 +448,161 @@ impl Journal {
             Ok(())
         })
         .await
+    }
+
+    /// Begins, or goes on with, a part of run `id` that has a journal of its own.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub async fn part(&self, id: &str, part: &str, now: Timestamp) -> Result<(), StorageError> {
+        let (id, part) = (id.to_owned(), part.to_owned());
+        self.write(move |connection| {
+            connection.execute(
+                "INSERT OR IGNORE INTO replay_run(id, broker, vhost, queue, request, who, reason, started,
+                     watermark, attempts, phase, parent)
+                 SELECT ?2, broker, vhost, queue, request, who, reason, ?3, 0, 0, 0, id
+                 FROM replay_run WHERE id = ?1",
+                (&id, &part, now.unix_ms()),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes how far a run is, and why what it did before that ended.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub async fn stage(
+        &self,
+        id: &str,
+        stage: Stage,
+        why: Option<String>,
+    ) -> Result<(), StorageError> {
+        let id = id.to_owned();
+        self.write(move |connection| {
+            connection.execute(
+                "UPDATE replay_run SET stage = ?2, why = coalesce(?3, why) WHERE id = ?1",
+                (id, stage.number(), why),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes that a run is done and has no letter elsewhere any more.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub async fn whole(
+        &self,
+        id: &str,
+        why: &str,
+        who: &str,
+        now: Timestamp,
+    ) -> Result<(), StorageError> {
+        self.close(id, Phase::Done, Some(Stage::Whole), why, who, now).await
+    }
+
+    /// Notes the offset at which a run through a stream ends.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub async fn stream_ends(&self, id: &str, end: u64) -> Result<(), StorageError> {
+        let id = id.to_owned();
+        self.write(move |connection| {
+            connection.execute(
+                "UPDATE replay_run SET stream_end = ?2 WHERE id = ?1",
+                (id, signed(end)),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// How far a run through a stream is.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn stream_place(&self, id: &str) -> Result<StreamPlace, StorageError> {
+        let found = self.items(
+            id,
+            "SELECT stream_end, open, last,
+                 (SELECT count(*) FROM replay_item
+                  WHERE run = number AND place IS NOT NULL AND (open IS NULL OR place < open))
+             FROM (SELECT number, stream_end,
+                     (SELECT min(place) FROM replay_item
+                      WHERE run = number AND place IS NOT NULL AND state NOT IN (3, 4, 7, 8)) AS open,
+                     (SELECT max(place) FROM replay_item
+                      WHERE run = number AND place IS NOT NULL) AS last
+                 FROM replay_run WHERE id = ?)",
+            |row| {
+                let offset = |column: usize| -> SqlResult<Option<u64>> {
+                    Ok(row.get::<_, Option<i64>>(column)?.map(i64::unsigned_abs))
+                };
+                Ok(StreamPlace {
+                    end: offset(0)?,
+                    first_open: offset(1)?,
+                    last: offset(2)?,
+                    before: offset(3)?.unwrap_or(0),
+                })
+            },
+        )?;
+        Ok(found.into_iter().next().unwrap_or_default())
+    }
+
+    /// What the run has of the letter at this offset.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn at_offset(
+        &self,
+        id: &str,
+        offset: u64,
+    ) -> Result<Option<(Position, State)>, StorageError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT position, state FROM replay_item
+                     WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND place = ?",
+                )?
+                .query_row((id, signed(offset)), |row| {
+                    Ok((row.get::<_, i64>(0)?.unsigned_abs(), state_of(row.get(1)?)))
+                })
+                .optional()
+        })
+    }
+
+    /// The run that has letters of this queue elsewhere, when there is one.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn apart(
+        &self,
+        broker: &str,
+        vhost: &str,
+        queue: &str,
+    ) -> Result<Option<String>, StorageError> {
+        self.read(|connection| {
+            connection
+                .query_row(
+                    "SELECT id FROM replay_run WHERE broker = ? AND vhost = ? AND queue = ?
+                         AND phase IN (0, 1) AND stage IN (0, 1, 2)",
+                    (broker, vhost, queue),
+                    |row| row.get(0),
+                )
+                .optional()
+        })
+    }
+
+    /// The parts of a run that have a journal of their own.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn parts(&self, id: &str) -> Result<Vec<String>, StorageError> {
+        self.items(id, "SELECT id FROM replay_run WHERE parent = ? ORDER BY number", |row| {
+            row.get(0)
+        })
     }
 
     /// Notes that a run goes on, by whom and when, and tells the trail.
@@ -405,13 +637,26 @@ impl Journal {
         who: &str,
         now: Timestamp,
     ) -> Result<(), StorageError> {
+        self.close(id, phase, None, why, who, now).await
+    }
+
+    async fn close(
+        &self,
+        id: &str,
+        phase: Phase,
+        stage: Option<Stage>,
+        why: &str,
+        who: &str,
+        now: Timestamp,
+    ) -> Result<(), StorageError> {
         let (id, why, who) = (id.to_owned(), why.to_owned(), who.to_owned());
         // Nobody else writes letters of this run, so they can be counted before.
         let tally = self.tally(&id)?;
         self.write(move |connection| {
             connection.execute(
-                "UPDATE replay_run SET phase = ?2, why = ?3, ended = ?4 WHERE id = ?1",
-                (&id, phase.number(), &why, now.unix_ms()),
+                "UPDATE replay_run SET phase = ?2, why = ?3, ended = ?4, stage = coalesce(?5, stage)
+                 WHERE id = ?1",
+                (&id, phase.number(), &why, now.unix_ms(), stage.map(Stage::number)),
             )?;
             if let Some(run) = run_called(connection, &id)? {
                 let details = json!({
@@ -444,8 +689,9 @@ impl Journal {
                 .prepare_cached("SELECT number FROM replay_run WHERE id = ?")?
                 .query_row([&id], |row| row.get(0))?;
             let mut add = connection.prepare_cached(
-                "INSERT INTO replay_item(run, position, key, state, copies, message_id, target, at)
-                 VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO replay_item(run, position, key, state, copies, message_id, target, at,
+                     place)
+                 VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?;
             let mut change = connection.prepare_cached(
                 "UPDATE replay_item SET state = ?3, copies = copies + ?4, at = ?5
@@ -464,6 +710,7 @@ impl Journal {
                             detail.message_id,
                             detail.target,
                             now.unix_ms(),
+                            detail.place.map(signed),
                         ))?;
                     }
                     Entry::Now(position, state) => {
@@ -478,7 +725,7 @@ impl Journal {
         .await
     }
 
-    /// The run called `id`.
+    /// The run called `id`; parts of runs have no name of their own.
     ///
     /// # Errors
     /// When the file fails.
@@ -494,7 +741,8 @@ impl Journal {
         self.read(|connection| {
             connection
                 .prepare(&format!(
-                    "SELECT {RUN_COLUMNS} FROM replay_run ORDER BY number DESC LIMIT ?"
+                    "SELECT {RUN_COLUMNS} FROM replay_run WHERE parent IS NULL
+                     ORDER BY number DESC LIMIT ?"
                 ))?
                 .query_map([most], run_of)?
                 .collect()
@@ -710,6 +958,7 @@ mod tests {
             attempts: 1,
             phase: Phase::Open,
             why: None,
+            stage: None,
         }
     }
 
@@ -793,13 +1042,72 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_run_with_letters_elsewhere_stays_until_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal =
+            Journal::open(folder.path().join("state.db"), Duration::from_secs(5)).await.unwrap();
+        let now = Timestamp::from_unix_ms(9);
+        let first = StoredRun { stage: Some(Stage::Select), ..stored("r1") };
+        let StoredRun { broker, vhost, queue, .. } = first.clone();
+        journal.begin(first).await.unwrap();
+        let apart = |journal: &Journal| journal.apart(&broker, &vhost, &queue).unwrap();
+        assert_eq!(apart(&journal).as_deref(), Some("r1"));
+        journal.part("r1", "r1.back", now).await.unwrap();
+        let entry = Entry::New(1, key('a'), State::Rested);
+        journal.note("r1.back", vec![(entry, Detail::default())], now).await.unwrap();
+        // Going on with a part begins nothing anew.
+        journal.part("r1", "r1.back", now).await.unwrap();
+        assert_eq!(journal.parts("r1").unwrap(), ["r1.back"]);
+        assert_eq!(journal.tally("r1.back").unwrap().rested, 1);
+        assert_eq!(journal.run("r1.back").unwrap(), None);
+        assert_eq!(journal.runs(9).unwrap().len(), 1);
+        journal.stage("r1", Stage::Back, Some("all".to_owned())).await.unwrap();
+        journal.begin(stored("r2")).await.unwrap();
+        let found = journal.run("r1").unwrap().unwrap();
+        assert_eq!((found.phase, found.stage), (Phase::Open, Some(Stage::Back)));
+        assert_eq!(found.why.as_deref(), Some("all"));
+        journal.whole("r1", "all", "me", now).await.unwrap();
+        assert_eq!(apart(&journal), None);
+        assert_eq!(journal.run("r1").unwrap().unwrap().phase, Phase::Done);
+    }
+
+    #[tokio::test]
+    async fn a_run_through_a_stream_goes_on_at_the_first_letter_that_is_not_confirmed() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal =
+            Journal::open(folder.path().join("state.db"), Duration::from_secs(5)).await.unwrap();
+        journal.begin(stored("r1")).await.unwrap();
+        assert_eq!(journal.stream_place("r1").unwrap(), StreamPlace::default());
+        journal.stream_ends("r1", 99).await.unwrap();
+        let states =
+            [State::Confirmed, State::Skipped, State::Intent(Way::Target), State::Confirmed];
+        let entries = (1..).zip(states).map(|(n, state)| {
+            // Offsets may have gaps.
+            let detail = Detail { place: Some(40 + n * 2), ..Detail::default() };
+            (Entry::New(n, key('a'), state), detail)
+        });
+        let now = Timestamp::from_unix_ms(9);
+        journal.note("r1", entries.collect(), now).await.unwrap();
+        let place = StreamPlace { end: Some(99), first_open: Some(46), last: Some(48), before: 2 };
+        assert_eq!(journal.stream_place("r1").unwrap(), place);
+        assert_eq!(journal.at_offset("r1", 48).unwrap(), Some((4, State::Confirmed)));
+        assert_eq!(journal.at_offset("r1", 47).unwrap(), None);
+        journal
+            .note("r1", vec![(Entry::Now(3, State::Confirmed), Detail::default())], now)
+            .await
+            .unwrap();
+        let place = journal.stream_place("r1").unwrap();
+        assert_eq!((place.first_open, place.before), (None, 4));
+    }
+
+    #[tokio::test]
     async fn a_full_disk_is_an_error_and_what_was_written_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.db");
         let options = Options { max_pages: Some(40), ..Options::default() };
         let journal = Journal::open_with(path, options).await.unwrap();
         journal.begin(stored("r1")).await.unwrap();
-        let detail = Detail { message_id: Some("m".repeat(200)), target: None };
+        let detail = Detail { message_id: Some("m".repeat(200)), ..Detail::default() };
         let mut written = 0;
         let error = loop {
             let entries = (1..=100)
