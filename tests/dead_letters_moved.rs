@@ -424,7 +424,10 @@ fn a_full_disk_under_a_bundle_loses_nothing(kind: &str) {
     let lines = whole_lines(Path::new(&bundle));
     let letters = lines.iter().filter(|line| line.starts_with("{\"letter\":")).count() as u64;
     assert_eq!(letters, confirmed);
-    place.run(&["dlq", "resume", "k"]).is(69).says(&["cannot write"]);
+    // Where four letters had no room, one may have some.
+    let again = place.run(&["dlq", "resume", "k"]);
+    assert!(matches!(again.status, Some(3 | 69)), "{again:?}");
+    again.says(&["cannot write"]);
     disk.enlarge();
     place.run(&["dlq", "resume", "k"]).is(0);
     assert_eq!(place.waiting("dead"), 0);

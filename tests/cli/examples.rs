@@ -134,7 +134,7 @@ fn run_example(line: &str) -> (Machine, Ran) {
         machine.run("dlq replay dead.agent.worker --run night-2 --yes").ok();
     }
     if line.contains("dlq import") {
-        machine.run("dlq drop dead.agent.worker --bundle poison.ndjson --yes").ok();
+        machine.run("dlq drop dead.agent.worker --bundle poison.ndjson --run d --yes").ok();
     }
     if line.contains("incident show") {
         machine.run("dlq incident export night.ndjson").ok();
