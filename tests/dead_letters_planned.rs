@@ -205,6 +205,13 @@ fn edited_letters_arrive_edited_and_are_kept_as_they_were(kind: &str) {
     let bodies: Vec<&[u8]> = stayed.iter().map(|d| d.message.body.as_slice()).collect();
     assert_eq!(bodies, [&given[2].body[..], &given[3].body[..]]);
     assert_eq!(original(&place, "e", 3), None);
+    // And undoing does so.
+    put(&place, "dead", given[..2].to_vec());
+    let again = ["dlq", "replay", "dead", "--yes", "--run", "f"];
+    place.run(&[&again[..], &edits].concat()).is(0);
+    place.run(&["dlq", "undo", "f", "--yes"]).is(0);
+    let back: Vec<Message> = take(&place, "dead").into_iter().map(|d| d.message).collect();
+    assert_eq!(back, given[..2]);
 }
 
 fn letters_go_where_a_map_says(kind: &str) {

@@ -80,6 +80,10 @@ pub(super) fn run(args: &UndoArgs, session: &mut Session) -> Result<ExitStatus, 
             "nothing was touched; `nexusctl dlq resume {id}` goes on with it first"
         )));
     }
+    if let Some(elsewhere) = &did.elsewhere {
+        return Err(refused(&format!("its letters went to {}", elsewhere.in_words()))
+            .hint("nothing was touched; replay or move them from there with `--broker`"));
+    }
     let mut spec =
         RunSpec { to: Some(queue.clone()), undoes: Some(id.clone()), ..RunSpec::default() };
     match did.verb {

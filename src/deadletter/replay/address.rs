@@ -274,6 +274,9 @@ impl Sender {
             }
             Dress::AsItLay => {
                 message = as_it_lay(&message).unwrap_or(message);
+                if let Some(body) = &edited.body {
+                    message.body.clone_from(body);
+                }
                 make_fit(&mut message, self.login.as_deref());
                 return message;
             }

@@ -23,10 +23,10 @@ use crate::delivery::consume::Lives;
 use crate::delivery::pace::Pace;
 use crate::delivery::peek::{Hold, returns_of};
 use crate::delivery::stop::{Stop, Wish};
-use crate::message::{FieldTable, FieldValue};
+use crate::message::{FieldTable, FieldValue, Message};
 use crate::storage::StorageError;
 
-use super::address::{Address, Dress, RUN, Sender, Target, replays};
+use super::address::{Address, Dress, REPLAY_KEY, RUN, Sender, Target, is_edited, replays};
 use super::caution::MostBack;
 use super::edit::{Edited, Editor};
 use super::machine::{
@@ -766,6 +766,29 @@ impl Run<'_> {
         }
     }
 
+    /// The body that a letter had before the run that sent it edited it; counted when it is not known.
+    fn original(&mut self, published: &Message) -> Option<Vec<u8>> {
+        let text = |name| published.properties.header(name).and_then(FieldValue::as_text);
+        let found = match (text(RUN), text(REPLAY_KEY).and_then(LetterId::parse)) {
+            (Some(run), Some(key)) => self.journal.original_of(run, &key),
+            _ => Ok(None),
+        };
+        match found {
+            Ok(Some(body)) => Some(body),
+            Ok(None) => {
+                self.report.not_edited += 1;
+                let why = "its body from before it was edited is not in this state file";
+                self.report.first_not_edited.get_or_insert_with(|| why.to_owned());
+                None
+            }
+            Err(error) => {
+                self.fail(&error);
+                self.machine.on(Event::Stop);
+                None
+            }
+        }
+    }
+
     /// Where a letter goes and what becomes different in it; counted when that cannot be.
     fn prepare(&mut self, delivery: &Delivery, key: &LetterId) -> Option<(Address, Edited)> {
         let to = match self.sender.address(delivery, key) {
@@ -776,6 +799,10 @@ impl Run<'_> {
                 return None;
             }
         };
+        if self.options.dress == Dress::AsItLay && is_edited(&delivery.message) {
+            let body = self.original(&delivery.message)?;
+            return Some((to, Edited { body: Some(body), ..Edited::default() }));
+        }
         let Some(editor) = &self.options.editor else { return Some((to, Edited::default())) };
         match editor.edit(delivery, key, &self.options.queue) {
             Ok(edited) => Some((to, edited)),

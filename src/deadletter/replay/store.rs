@@ -848,6 +848,23 @@ impl Journal {
         })
     }
 
+    /// The same of the letter called `key`; `None` also when twins had different ones.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn original_of(&self, id: &str, key: &LetterId) -> Result<Option<Vec<u8>>, StorageError> {
+        self.read(|connection| {
+            let found: Vec<Vec<u8>> = connection
+                .prepare_cached(
+                    "SELECT DISTINCT body FROM replay_body JOIN replay_item USING(run, position)
+                     WHERE run = (SELECT number FROM replay_run WHERE id = ?) AND key = ? LIMIT 2",
+                )?
+                .query_map((id, key.as_str()), |row| row.get(0))?
+                .collect::<SqlResult<_>>()?;
+            Ok(<[Vec<u8>; 1]>::try_from(found).ok().map(|[body]| body))
+        })
+    }
+
     /// The body that the letter at `position` had before this run edited it; `None` when it did not.
     ///
     /// # Errors
