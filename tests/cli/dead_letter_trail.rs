@@ -281,6 +281,10 @@ fn a_webhook_and_a_message_carry_the_alert_and_a_failing_hook_does_not_stop_the_
                 .machine
                 .run(&format!("dlq watch dead --once --max-depth 0 --alert-webhook {url} {more}"))
         };
+        let dry = watch("--dry-run --alert-message :nowhere");
+        assert_eq!(dry.status, 2, "{label}: {}", dry.shown());
+        assert!(!dry.stderr.contains("no queue took it"), "{label}: {}", dry.shown());
+        assert!(posted.try_recv().is_err(), "{label}: told in spite of --dry-run");
         let failed = watch("--alert-command 'echo no pager >&2; exit 3' --alert-message :nowhere");
         assert_eq!(failed.status, 2, "{label}: {}", failed.shown());
         for what in ["no pager", "answers 500", "no queue took it"] {

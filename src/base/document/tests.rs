@@ -377,7 +377,7 @@ fn the_header_says_what_a_document_is() {
             "apiVersion: nexus/v2\nkind: Deployment\n",
             "1:13+8 document/api-version: unknown apiVersion `nexus/v2` (this program reads \
              `nexus/v1`); 2:7+10 document/kind: unknown kind `Deployment` (known kinds: Project, \
-             Topology, Saga, Rules, Access, Schemas, Health, DeadLetterLabels)",
+             Topology, Saga, Rules, Access, Schemas, Health, ReplayMap, DeadLetterLabels)",
         ),
         (
             "apiVersion: 1\n",

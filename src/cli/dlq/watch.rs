@@ -75,6 +75,9 @@ pub(super) struct WatchArgs {
     /// With --look, refuse when a letter would have fewer lives left than this
     #[arg(long, value_name = "N", default_value_t = 3, requires = "look")]
     min_lives: u64,
+    /// Say what would be told, and tell nobody
+    #[arg(long, conflicts_with = "look")]
+    dry_run: bool,
     #[command(flatten)]
     hooks: HookArgs,
 }
@@ -543,13 +546,13 @@ impl Watching<'_> {
     ) -> Result<(), CliError> {
         let view = DeadLetterAlertView::new(alert, of, seen, look);
         session.ui.warning(&view.words);
-        let failures = self.tell(&view, session).await;
+        let failures = if self.args.dry_run { Vec::new() } else { self.tell(&view, session).await };
         for failure in &failures {
             session.ui.warning(failure);
         }
         let since = (alert.change == Change::Exceeded).then_some(alert.at);
         // Who was not told of it is to be told by the next watch.
-        if failures.is_empty() || since.is_none() {
+        if !self.args.dry_run && (failures.is_empty() || since.is_none()) {
             self.looks.told(of, alert.measure, alert.limit, since).await?;
         }
         self.view.unknown.extend(failures);
