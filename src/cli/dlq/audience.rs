@@ -3,7 +3,6 @@
 use crate::base::id::QueueName;
 use crate::broker::Broker;
 use crate::deadletter::Scans;
-use crate::deadletter::replay::address::Target;
 use crate::deadletter::replay::audience::{Heard, warnings};
 use crate::deadletter::replay::preflight::Around;
 use crate::deadletter::replay::spec::RunSpec;
@@ -59,16 +58,17 @@ pub(super) async fn hear(
     broker: &dyn Broker,
     settings: &Settings,
 ) -> Result<Hearing, CliError> {
-    let target = spec.target()?;
-    let one_queue = matches!(target, Target::Origin | Target::Queue(_));
     // Whoever runs a plan has been told by it.
-    if one_queue || spec.planned.is_some() {
+    if !spec.target()?.is_routed() || spec.planned.is_some() {
         return Ok(Hearing::default());
     }
     let unknown = |why: &str| Hearing {
         heard: None,
         warnings: vec![format!("who else gets the copies is not known: {why}")],
     };
+    if spec.verb.reads_bundle() {
+        return Ok(unknown("the letters of a bundle were not scanned"));
+    }
     let Some(view) = around.of_targets(spec.elsewhere.is_some()) else {
         return Ok(unknown("the broker cannot be listed without its management API"));
     };

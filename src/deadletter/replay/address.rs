@@ -95,6 +95,16 @@ pub enum Target {
     Mapped(Arc<Mapping>),
 }
 
+impl Target {
+    /// Whether an exchange may hand the copies to further queues.
+    pub fn is_routed(&self) -> bool {
+        match self {
+            Target::Origin | Target::Queue(_) | Target::Bundle => false,
+            Target::OriginExchange | Target::Exchange(..) | Target::Mapped(_) => true,
+        }
+    }
+}
+
 /// Why a letter has nowhere to go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Nowhere {

@@ -100,7 +100,7 @@ pub fn survey(
 ) -> Result<Survey, SurveyError> {
     let queue = &scan.of.queue;
     let target = spec.target()?;
-    let hears = !matches!(target, Target::Origin | Target::Queue(_));
+    let hears = target.is_routed();
     let sender = Sender {
         run: String::new(),
         queue: queue.clone(),
