@@ -137,7 +137,7 @@ fn what_became_of_the_dead_letters(report: &serde_json::Value) {
         groups.lines().any(|line| line.contains(many) && line.contains(reason))
     };
     assert!(has_row(" 10 ", " rejected ") && has_row(" 2 ", " poison (exit 65) "), "{groups}");
-    assert!(shown(" --dry-run").contains("12 letters would go"), "{}", shown(" --dry-run"));
+    assert!(shown(" dlq plan ").contains("replay 12 letters"), "{}", shown(" dlq plan "));
     assert!(shown(" --yes ").contains("12 letters of queue"), "{}", shown(" --yes "));
     assert!(shown(" queue list ").ends_with("0 dead letters, nothing lost"));
 }

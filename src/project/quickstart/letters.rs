@@ -23,7 +23,7 @@ const STEPS: [(&str, &str); 5] = [
     ("find where dead letters are", "dlq list DEAD"),
     ("read them once, leaving them where they are", "dlq scan DEAD"),
     ("see what died of the same cause", "dlq groups DEAD"),
-    ("see what sending them back would do", "dlq replay DEAD --dry-run"),
+    ("plan where each of them would go", "dlq plan DEAD --stored"),
     ("send them back to be packed", "dlq replay DEAD --yes --reason mended"),
 ];
 
