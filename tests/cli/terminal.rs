@@ -288,6 +288,29 @@ fn a_signal_or_ctrl_c_gives_the_terminal_back() {
 }
 
 #[test]
+fn a_terminal_that_goes_away_ends_the_view() {
+    if !is_here("script") {
+        return;
+    }
+    // Whoever leads the session is told by a signal, and whoever only works in it has to see it.
+    for begin in ["exec", "setsid"] {
+        let machine = with_letters();
+        let pid = machine.path("pid");
+        let line = format!("{begin} sh -c 'echo $$ >pid; exec {PROGRAM} dlq browse'");
+        let mut person = Person::at(&machine, &line);
+        person.waits_for(0, "100%");
+        let number = std::fs::read_to_string(pid).unwrap();
+        person.child.kill().unwrap();
+        person.child.wait().unwrap();
+        // A process that has ended has no program, even when nobody has asked for its status.
+        let program = format!("/proc/{}/exe", number.trim());
+        eventually(&format!("the view ends ({begin})"), || {
+            std::fs::read_link(&program).is_err().then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_queue_that_was_never_scanned_is_scanned_once_that_is_agreed_to() {
     if !is_here("script") {
         return;

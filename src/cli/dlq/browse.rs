@@ -228,8 +228,14 @@ impl Keys {
 impl Drop for Keys {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        // On a terminal that is gone the read never ends; the process does.
+        for _ in 0..10 {
+            if thread.is_finished() {
+                let _ = thread.join();
+                return;
+            }
+            std::thread::sleep(PATIENCE);
         }
     }
 }
@@ -295,6 +301,7 @@ async fn look(
     let mut screen = Screen::open().map_err(fault)?;
     let _keys = Keys::listen(send);
     let mut effects = view.step(Event::Size(view.size.0, view.size.1));
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         for effect in effects.drain(..) {
             if let Effect::End(ending) = effect {
@@ -309,6 +316,13 @@ async fn look(
                 return Err(stopped(session.stop.status()));
             }
             _ = hangups.recv() => return Err(stopped(Signal::Terminate.status())),
+            // Whoever has no controlling terminal is not told that it is gone.
+            _ = ticks.tick() => {
+                if !io::stderr().is_terminal() {
+                    return Err(CliError::failed("cannot go on: the terminal is gone"));
+                }
+                continue;
+            }
             heard = receive.recv() => heard,
         };
         view.now = session.clock.now();
