@@ -65,7 +65,7 @@ fn a_refusal_in_a_stream_is_gone_on_from(kind: &str) {
     place.run(&["dlq", "resume", "r"]).is(0);
     assert_eq!(numbers(&take(&place, "gone")), [4]);
     assert_eq!(numbers(&take(&place, "jobs")), [5, 6, 7, 8]);
-    place.run(&["dlq", "run", "show", "r"]).is(0).says(&["(done)", "9 replayed"]);
+    place.run(&["dlq", "run", "show", "r"]).is(0).says(&["(done)", "9 confirmed"]);
 }
 
 fn a_replay_of_a_stream_is_killed(kind: &str) {
