@@ -1,13 +1,16 @@
 //! `queue move` and `queue copy`: messages go somewhere else, each confirmed there before it leaves.
 
+use std::time::Duration;
+
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::id::{ExchangeName, QueueName, RoutingKey};
 use crate::base::time::HumanDuration;
+use crate::broker::calm::await_calm;
 use crate::broker::effective::{EffectiveQueue, Overflow};
-use crate::broker::{Broker, ErrorKind, QueueType};
+use crate::broker::{Broker, ErrorKind, Product, QueueType};
 use crate::delivery::consume::{ConsumeOptions, Lives};
 use crate::delivery::filter::Filter;
 use crate::delivery::peek::{Cost, PeekFacts, cost};
@@ -213,6 +216,9 @@ struct Before {
     warnings: Vec<String>,
 }
 
+/// How long a quorum queue without consumers is waited for to stand still.
+const CALM_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Words of the deed.
 const fn verb(deed: Deed) -> &'static str {
     match deed {
@@ -244,7 +250,7 @@ fn at_target(
         warnings.push(format!("queue `{name}` drops its oldest messages when it is full"));
     }
     if let Some(ttl) = to.message_ttl_ms() {
-        let ttl = HumanDuration(std::time::Duration::from_millis(ttl));
+        let ttl = HumanDuration(Duration::from_millis(ttl));
         warnings.push(format!("queue `{name}` ends messages after {ttl}"));
     }
     if to.queue_type == QueueType::Stream {
@@ -369,7 +375,7 @@ impl Wanted {
             skip_refused: self.which.skip_refused,
             routing: view.as_ref().filter(|_| exchange.is_some()).map(TopologyView::routing),
             patience: settings.timeout().min(ConsumeOptions::default().patience),
-            poll: std::time::Duration::from_millis(200),
+            poll: Duration::from_millis(200),
         };
         if let Err(why) = options.prefetch() {
             let next = format!("copy the first of them with `--count {MOST_HELD}`, or move them");
@@ -557,8 +563,13 @@ fn run(
     let (report, noted) = session.drive(async {
         let broker = target.connect().await?;
         let mut progress = |done| bar.at(done);
-        let report = transfer(&*broker, &from, &before.options, stop.job(), &mut progress).await?;
         let is_quorum = before.source.as_ref().is_some_and(|s| s.queue_type == QueueType::Quorum);
+        let is_rabbitmq = broker.identity().product == Product::RabbitMq;
+        if is_quorum && is_rabbitmq && before.consumers == 0 && before.options.ready > 0 {
+            // One that is being recovered hands out first what lies behind a former consumer's messages.
+            await_calm(&*broker, &from, settings.timeout().min(CALM_PATIENCE)).await?;
+        }
+        let report = transfer(&*broker, &from, &before.options, stop.job(), &mut progress).await?;
         // Without returns of its own a run has seen nothing of what stayed.
         let noted = if is_quorum && report.returns > 0 {
             let ledger = ledger_of(&*broker);
