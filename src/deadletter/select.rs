@@ -158,6 +158,12 @@ impl Selection {
         *self == Selection::default()
     }
 
+    /// Whether the condition asks for a letter's place.
+    pub fn asks_for_places(&self) -> bool {
+        let uses = self.condition.as_deref().and_then(|condition| read(condition).ok());
+        uses.is_some_and(|(_, uses)| uses.contains(&"position"))
+    }
+
     /// Adds what a word names: an id, the beginning of one, or a group.
     ///
     /// # Errors

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::base::id::QueueName;
 use crate::broker::calm::await_calm;
-use crate::broker::{Broker, Change, Delivery, LockError, LockHolder, QueueDefinition, QueueType};
+use crate::broker::{
+    Broker, Change, Delivery, LockError, LockHolder, Product, QueueDefinition, QueueType,
+};
 use crate::deadletter::bundle_source::{BundleSource, Contents};
 use crate::deadletter::replay::address::RUN;
 use crate::deadletter::replay::audience::Heard;
@@ -16,10 +18,10 @@ use crate::deadletter::replay::plan::{Facts, Mode, Plan, declared_type, plan};
 use crate::deadletter::replay::planned::objection_in_words;
 use crate::deadletter::replay::preflight::{self, Around, Noun, PreflightError};
 use crate::deadletter::replay::run::{
-    Begin, CANARY, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker,
+    Begin, ReplayError, ReplayOptions, ReplayReport, Scene, ToBroker,
 };
 use crate::deadletter::replay::spec::{OrderSpec, RunSpec, Verb};
-use crate::deadletter::replay::stage::staged;
+use crate::deadletter::replay::stage::{YOUTH, staged};
 use crate::deadletter::replay::store::{Journal, Phase, Stage, StoredRun};
 use crate::deadletter::replay::stream::FromStream;
 use crate::deadletter::{Lanes, LetterId, Selector};
@@ -395,6 +397,11 @@ pub(super) fn again(
         return show_plan(&queue, &spec, &facts, &plan, None, session);
     }
     refuse(&queue, &spec, &plan)?;
+    if settings.protected.value {
+        let what = format!("resume run `{}`", stored.id);
+        let losses = losses(&spec, &facts)?;
+        consent::ask(session, &settings, &consent::Deed { what, losses })?;
+    }
     // Never more than waited when it began: what came since is not the run's.
     if plan.mode != Mode::Stream {
         plan.rules.watermark = plan.rules.watermark.min(stored.watermark);
@@ -403,13 +410,30 @@ pub(super) fn again(
         let gone = session.drive(async {
             let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
             let tally = journal.tally(&stored.id)?;
-            Ok(tally.confirmed + tally.parked + tally.skipped + tally.rested + tally.turned)
+            Ok(tally.confirmed + tally.parked + tally.skipped + tally.rested)
         })?;
         let left = stored.watermark.saturating_sub(gone);
         plan.rules.watermark = plan.rules.watermark.min(left);
     }
-    // Whoever resumes a run that stopped at its canary sees it judged again; one that went on was judged.
-    let is_judged = *despite_canary || stored.why.as_deref() != Some(CANARY);
+    if spec.selection.asks_for_places()
+        && contents.is_none()
+        && !plan.looks
+        && plan.mode != Mode::Stream
+    {
+        let message = format!(
+            "cannot resume run `{}`: its condition asks for `position`, and places are others now",
+            stored.id
+        );
+        return Err(CliError::failed(message)
+            .object(&stored.id)
+            .hint("replay what is left with a condition on something else"));
+    }
+    // Whoever resumes a run that got no further than its canary sees it judged again.
+    let gone = session.drive(async {
+        let journal = Journal::open(&settings.state.value, settings.timeout()).await?;
+        Ok(journal.gone(&stored.id)?)
+    })?;
+    let is_judged = *despite_canary || spec.canary.is_none_or(|canary| gone > canary.letters);
     let caution = Caution { is_judged, ..spec.caution(stored.watermark) };
     let bring_back = *bring_back;
     let job = Job {
@@ -450,7 +474,7 @@ fn execute(
     let bar = Progress::new(&session.ui, Some(most), "letters");
     let result = session.drive(carry_out(job, connector, &settings, session, &bar));
     bar.clear();
-    let Done { watched, gone, not_met } = result?;
+    let Done { watched, gone, not_met, is_done } = result?;
     view.run.clone_from(&id);
     view.gone = gone;
     view.take(&watched);
@@ -470,7 +494,7 @@ fn execute(
     session.ui.report(&view)?;
     if status != ExitStatus::Done {
         let is_whole = watched.report.staged.is_some_and(|staged| staged.stage == Stage::Whole);
-        let next = if is_whole {
+        let next = if is_whole || is_done {
             "what is left is where it was".to_owned()
         } else {
             format!("`nexusctl dlq resume {id}` goes on")
@@ -489,6 +513,8 @@ struct Done {
     gone: Option<u64>,
     /// Planned letters that it did not meet.
     not_met: Vec<String>,
+    /// Whether there is nothing to go on with.
+    is_done: bool,
 }
 
 async fn carry_out(
@@ -530,6 +556,9 @@ async fn carry_out(
     if let Some(queue) = &facts.declares {
         let definition = QueueDefinition::durable(queue.clone(), declared_type(&facts));
         broker.change(&Change::DeclareQueue(definition)).await?;
+        if broker.identity().product == Product::RabbitMq {
+            tokio::time::sleep(YOUTH).await;
+        }
     }
     let options = ReplayOptions {
         run: run.clone(),
@@ -563,6 +592,7 @@ async fn carry_out(
         patience: settings.timeout().min(ConsumeOptions::default().patience),
         poll: Duration::from_millis(200),
         holder: LockHolder { who: session.who.clone(), since: clock.now() },
+        alongside: spec.alongside,
         is_part: false,
         most_back: caution.most_back,
     };
@@ -617,12 +647,16 @@ async fn carry_out(
         }
         _ => None,
     };
+    let canary_is_good = watched.canary.is_none_or(|canary| canary.is_good);
     let looked_at_all = matches!(watched.report.ended, End::All | End::First | End::Dry);
     let not_met = match Budget::of(&spec).0 {
-        Some(planned) if looked_at_all => not_met(planned, &journal.met(&options.run)?),
+        Some(planned) if looked_at_all && canary_is_good => {
+            not_met(planned, &journal.met(&options.run)?)
+        }
         _ => Vec::new(),
     };
-    Ok(Done { watched, gone, not_met })
+    let is_done = journal.run(&options.run)?.is_some_and(|run| run.phase == Phase::Done);
+    Ok(Done { watched, gone, not_met, is_done })
 }
 
 /// How many letters that `undone` sent to `queue` are not there any more, nor taken back before.

@@ -403,6 +403,7 @@ impl From<SpecError> for CliError {
             | SpecError::Circular(_)
             | SpecError::Rate(_)
             | SpecError::Share(_)
+            | SpecError::Together(_)
             | SpecError::Ramp => shown,
         }
     }

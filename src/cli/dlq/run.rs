@@ -106,7 +106,7 @@ impl ReplayRunView {
     /// What the journal has of a run.
     pub(super) fn of(journal: &Journal, run: &StoredRun) -> Result<ReplayRunView, CliError> {
         let (mut tally, mut doubts) = (journal.tally(&run.id)?, journal.in_doubt(&run.id)?);
-        let mut moved = (tally.rested + tally.turned, 0);
+        let mut moved = (tally.rested, 0);
         for part in journal.parts(&run.id)? {
             let of_part = journal.tally(&part)?;
             moved.0 += of_part.rested;

@@ -88,6 +88,10 @@ pub(super) fn run(args: &UndoArgs, session: &mut Session) -> Result<ExitStatus, 
         RunSpec { to: Some(queue.clone()), undoes: Some(id.clone()), ..RunSpec::default() };
     match did.verb {
         Verb::Drop => {
+            if args.from.is_some() {
+                return Err(refused("it was a drop, whose letters are in its bundle")
+                    .hint("leave --from out"));
+            }
             if let Some((by, is_done)) = &undone.by {
                 return Err(if *is_done {
                     refused(&format!("run `{by}` has undone it"))

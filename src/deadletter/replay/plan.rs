@@ -214,7 +214,11 @@ pub fn plan(facts: &Facts, request: &Request) -> Plan {
     };
     let prefetch = match mode {
         Mode::Drain | Mode::Staged => rules.intents(),
-        Mode::Hold => ready.min(request.most_held) + rules.intents(),
+        Mode::Hold => {
+            // More are not looked at, and each that is handed out may lose a life.
+            let most = request.first.filter(|_| !request.selects).unwrap_or(u64::MAX);
+            ready.min(request.most_held).min(most) + rules.intents()
+        }
         Mode::Stream => u64::MAX,
     };
     let mut way = InTheWay::default();

@@ -94,6 +94,8 @@ pub struct ReplayOptions {
     pub poll: Duration,
     /// Who replays.
     pub holder: LockHolder,
+    /// Whether others consume the queue beside, and may keep what they take.
+    pub alongside: bool,
     /// Whether this is only the beginning of the run, and the rest comes later.
     pub is_part: bool,
     /// When so many have come back that the run stops.
@@ -947,7 +949,7 @@ impl Run<'_> {
         };
         let seen = Seen { tag, key, wanted, is_echo, replays, lane, is_met, known };
         self.machine.on(Event::Seen(seen));
-        if at_risk && !wanted {
+        if at_risk && (!wanted || self.options.rules.keeps) {
             self.report.lives_at_risk = true;
             self.machine.on(Event::Stop);
         }
@@ -1080,8 +1082,9 @@ impl Run<'_> {
             }
             return;
         }
-        let ready = match self.broker.depth(&self.options.queue).await {
-            Ok(depth) => depth.map_or(0, |depth| depth.ready),
+        let (ready, others) = match self.broker.depth(&self.options.queue).await {
+            Ok(Some(depth)) => (depth.ready, depth.consumers > 1 && !self.options.alongside),
+            Ok(None) => (0, false),
             Err(error) => {
                 self.fail(&error);
                 self.machine.on(Event::ConsumerLost);
@@ -1090,8 +1093,10 @@ impl Run<'_> {
             }
         };
         // One look is not enough: a message may be on its way to us, counted nowhere.
-        self.empty_looks = if ready == 0 { self.empty_looks + 1 } else { 0 };
-        let stalled = ready > 0 && self.quiet_since.elapsed() >= self.options.patience;
+        // What another consumer holds, a scan for example, may come back to us.
+        let is_empty = ready == 0 && !others;
+        self.empty_looks = if is_empty { self.empty_looks + 1 } else { 0 };
+        let stalled = !is_empty && self.quiet_since.elapsed() >= self.options.patience;
         if self.empty_looks >= 2 || stalled {
             self.report.stalled = stalled;
             self.machine.on(Event::Dry);

@@ -389,6 +389,9 @@ pub enum SpecError {
     /// Nothing that could rise.
     #[error("--ramp says how the rate rises, and there is no --rate")]
     Ramp,
+    /// One excludes the other.
+    #[error("{0}")]
+    Together(&'static str),
     /// The last ones are known only when all were looked at.
     #[error("which letters are the last is not known before all were looked at")]
     Last,
@@ -479,6 +482,33 @@ impl RunSpec {
         if self.ramp_ms > 0 && self.rate.is_none() {
             return Err(SpecError::Ramp);
         }
+        self.check_together()
+    }
+
+    /// Whether what is asked for goes together.
+    fn check_together(&self) -> Result<(), SpecError> {
+        let is_elsewhere = self.elsewhere.is_some();
+        let counts_returns =
+            self.canary.is_some() || self.max_return_percent.is_some() || self.verify_ms.is_some();
+        for (is_so, why) in [
+            (
+                is_elsewhere && self.staged,
+                "--staged and another vhost or broker: letters that stay wait where they are from",
+            ),
+            (
+                is_elsewhere && counts_returns,
+                "--canary, --max-return and --verify count what comes back here, and the copies go \
+                 elsewhere",
+            ),
+            (
+                self.canary.is_some() && self.selection.asks_for_places(),
+                "--canary and a condition on `position`: places are others once some letters went",
+            ),
+        ] {
+            if is_so {
+                return Err(SpecError::Together(why));
+            }
+        }
         Ok(())
     }
 
@@ -531,7 +561,12 @@ impl RunSpec {
         Request {
             selects: match self.planned {
                 Some(Planned { letters: Some(letters), within }) => letters < within,
-                _ => self.verb == Verb::Undo || from_queue && !self.selection().is_all(),
+                // A letter that no rule fits, or that cannot be edited so, stays.
+                _ => {
+                    let may_stay = self.map.is_some() || !self.edit.is_empty();
+                    self.verb == Verb::Undo
+                        || from_queue && (may_stay || !self.selection().is_all())
+                }
             },
             first: self
                 .planned

@@ -35,7 +35,7 @@ pub struct Staged {
 
 /// A cluster may forget a queue when its node is killed within the first seconds of its life, and with
 /// it what it has confirmed.
-const YOUTH: Duration = Duration::from_secs(5);
+pub const YOUTH: Duration = Duration::from_secs(5);
 
 /// How often it is looked again whether more letters came, before the others are brought back.
 const ROUNDS: u32 = 20;
@@ -298,7 +298,7 @@ impl Stages<'_> {
         let away = journal.tally(run)?;
         let later = journal.tally(&format!("{run}.newcomers"))?;
         let back = journal.tally(&format!("{run}.back"))?;
-        let rested = away.rested + away.turned + later.rested;
+        let rested = away.rested + later.rested;
         Ok((rested, back.confirmed + back.skipped))
     }
 
