@@ -43,7 +43,7 @@ use super::audience;
 use super::bundles;
 use super::elsewhere;
 use super::replay::RunArgs;
-use super::report::{in_words, status, view_of};
+use super::report::{in_words, meant, status, view_of};
 use super::resume::ResumeArgs;
 
 /// A run that is to begin.
@@ -199,14 +199,7 @@ fn name_of(session: &Session) -> String {
 
 /// What leaves the queue, or comes to it, in a line for whoever has to agree.
 fn losses(spec: &RunSpec, facts: &Facts) -> Result<Vec<String>, CliError> {
-    let request = spec.request();
-    let most = request.first.map_or(facts.ready, |first| first.min(facts.ready));
-    let (what, most) = match spec.planned.and_then(|planned| planned.letters) {
-        Some(planned) => ("the planned ", planned),
-        None if request.selects => ("the selected of ", most),
-        None => ("", most),
-    };
-    let letters = format!("{what}{}", count(most, "letter"));
+    let letters = meant(spec, facts);
     let to = in_words(spec)?;
     Ok(match spec.verb {
         Verb::Export => Vec::new(),

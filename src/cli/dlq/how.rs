@@ -140,8 +140,8 @@ pub(super) struct Asked {
 /// How fast and in which order.
 #[derive(Clone, Debug, Args)]
 pub(super) struct PaceArgs {
-    /// What a letter that cannot go means for those behind it: `queue` stops at it, `none` goes on past
-    /// it, `strict` stops and sends no letter before the one ahead of it is confirmed, `key:CEL` keeps the
+    /// What a letter that is refused at its target means for those behind it: `queue` stops at it, `none`
+    /// goes on past it, `strict` stops and sends no letter before the one ahead of it is confirmed, `key:CEL` keeps the
     /// strict order among letters with the same value and goes on with the others
     #[arg(long, value_name = "ORDER", default_value = "queue")]
     order: OrderSpec,

@@ -41,7 +41,7 @@ pub(super) struct ReplayArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArgs {
     /// Name the run, for `dlq resume` and `dlq run show`
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(super) run: Option<String>,
     /// Why: kept with the run
     #[arg(long, value_name = "TEXT")]

@@ -67,6 +67,8 @@ pub struct ReplayView {
     queue: String,
     /// The bundle that the letters go into or come from.
     bundle: Option<String>,
+    /// Which letters, in words.
+    meant: String,
     /// Where they go, in words.
     target: String,
     /// Letters that waited when it began.
@@ -154,7 +156,7 @@ impl View for ReplayView {
                 "staged" => "what stays waits in a queue of its own, and is brought back",
                 _ => "what stays is held",
             };
-            page.line(format!("{from}: {} would go to {}", letters(self.ready), self.target));
+            page.line(format!("{from}: {} would go to {}", self.meant, self.target));
             page.line(format!("{what}; at most {} would come twice after a kill", self.window));
         } else {
             let went = letters(self.replayed);
@@ -212,6 +214,22 @@ impl View for ReplayView {
 ///
 /// # Errors
 /// When that is written wrongly.
+/// Which letters are meant, and how many at most.
+pub(super) fn meant(spec: &RunSpec, facts: &Facts) -> String {
+    let request = spec.request();
+    let letters = |number| count(number, "letter");
+    let first = request.first.map(|first| first.min(facts.ready));
+    match (spec.planned.and_then(|planned| planned.letters), first) {
+        (Some(planned), _) => format!("the planned {}", letters(planned)),
+        (None, Some(first)) if request.selects => {
+            format!("up to {} of those selected", letters(first))
+        }
+        (None, Some(first)) => letters(first),
+        (None, None) if request.selects => format!("the selected of {}", letters(facts.ready)),
+        (None, None) => letters(facts.ready),
+    }
+}
+
 pub(super) fn in_words(spec: &RunSpec) -> Result<String, CliError> {
     let target = match spec.target()? {
         Target::Bundle => match &spec.bundle {
@@ -226,7 +244,7 @@ pub(super) fn in_words(spec: &RunSpec) -> Result<String, CliError> {
         Target::Mapped(map) => format!("where {} says", map.text().file),
     };
     Ok(match &spec.elsewhere {
-        Some(elsewhere) => format!("{target} in {}", elsewhere.in_words()),
+        Some(elsewhere) => format!("{target}, in {}", elsewhere.in_words()),
         None => target,
     })
 }
@@ -243,6 +261,7 @@ pub(super) fn view_of(
         queue: queue.to_string(),
         bundle: spec.bundle.as_ref().map(|path| path.display().to_string()),
         target: in_words(spec)?,
+        meant: meant(spec, facts),
         ready: facts.ready,
         mode: plan.mode.as_str(),
         window: plan.rules.window,
@@ -354,7 +373,11 @@ fn why_stopped(watched: &Watched) -> Option<String> {
         ));
     }
     if watched.canary.is_some_and(|canary| !canary.is_good) {
-        return Some("too many of those that went first came back".to_owned());
+        return Some(
+            "too many of those that went first came back; `dlq resume` with --despite-canary goes on \
+             nonetheless"
+                .to_owned(),
+        );
     }
     match report.ended {
         _ if report.held_too_long => Some(

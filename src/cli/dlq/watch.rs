@@ -551,8 +551,12 @@ impl Watching<'_> {
             session.ui.warning(failure);
         }
         let since = (alert.change == Change::Exceeded).then_some(alert.at);
-        // Who was not told of it is to be told by the next watch.
-        if !self.args.dry_run && (failures.is_empty() || since.is_none()) {
+        // Who was not told of it is to be told by the next watch: a look without a hook tells nobody else.
+        let hooks = &self.args.hooks;
+        let tells = hooks.alert_command.is_some()
+            || hooks.alert_webhook.is_some()
+            || hooks.alert_message.is_some();
+        if !self.args.dry_run && tells && (failures.is_empty() || since.is_none()) {
             self.looks.told(of, alert.measure, alert.limit, since).await?;
         }
         self.view.unknown.extend(failures);
